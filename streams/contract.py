@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 HEALTHY = "healthy"
 FAULT_CLASSES = (
@@ -71,7 +71,7 @@ StreamId = Annotated[
 NonNegative = Annotated[float, Meta(ge=0, le=1e12)]  # the bound keeps every derived feature finite in float32
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Version = Annotated[int, Meta(ge=1, description="Version of the record; an unknown one is a dead letter")]
+Version = Annotated[Literal[1], Meta(description="Version of the record; an unknown one is a dead letter")]
 FaultClass = Literal[
     "performance_degradation",
     "anomaly_detected",
@@ -100,7 +100,7 @@ Class = Literal[
 Source = Annotated[str, Meta(pattern=r"^\d+:\d+:\d+$", description="partition:offset:index of the metric event")]
 
 
-def _version() -> int:
+def _version() -> Literal[1]:
     # A factory and not a default: omit_defaults would leave the version out of the bytes.
     return VERSION
 

@@ -1,0 +1,228 @@
+"""The 24 features and the rule label of each event, and the state of a partition's streams that they need.
+
+One compiled loop takes events one after another, so the edges of a batch never show: worker and backfill, whatever
+their batches, give the same bytes. Definitions: section 3 of the design; names and order: `contract.FEATURES`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from streams import windows
+from streams.calendar import Transitions, transitions
+from streams.contract import FEATURES, METRICS
+from streams.labels import HEALTHY_CODE, OPERANDS, RuleTable, first_match, load_rules, rule_risk
+from streams.windows import BANDWIDTH, LATENCY, UTILIZATION, Windows
+
+ROW, LATE, REPEAT, TOO_LATE = 0, 1, 2, 3
+"""What becomes of an event: a row of features; entered its windows, older than the newest; dropped; rejected."""
+
+STREAMS_MAX = 200_000
+"""How many streams a partition takes unless told otherwise."""
+
+_PREVIOUS_MS_MAX = 3_600_000
+_HOUR_MS, _DAY_MS, _MINUTE_MS = 3_600_000, 86_400_000, 60_000.0
+
+
+class Columns(NamedTuple):
+    """Events of one partition in log order."""
+
+    slot: NDArray[np.int64]  # (n,) of the stream
+    ts: NDArray[np.int64]  # (n,) event time, ms
+    metrics: NDArray[np.float64]  # (n, 6) in the order of `contract.METRICS`, NaN missing
+
+
+class Rows(NamedTuple):
+    """What the events that are their stream's newest gave, in log order; m rows."""
+
+    event: NDArray[np.intp]  # (m,) index of the row's event in the columns
+    features: NDArray[np.float32]  # (m, 24) in the order of `contract.FEATURES`, NaN missing
+    label: NDArray[np.int8]  # (m,) rule label, an index into `contract.CLASSES`
+    rule_risk: NDArray[np.float64]  # (m,) 0 to 100
+    confidence: NDArray[np.float64]  # (m,) of the rule
+    needs_review: NDArray[np.bool_]  # (m,)
+
+
+class StreamTable:
+    """The streams of one partition: slot by id, and their windows.
+
+    A stream's slot is the order of its first event, so a replay gives the same slots.
+
+    >>> table = StreamTable(streams_max=2)
+    >>> table.slots(["leaf/1", "leaf/2", "leaf/1", "leaf/3"]).tolist()
+    [0, 1, 0, -1]
+    """
+
+    def __init__(self, *, time_zone: str = "UTC", rules: RuleTable | None = None, streams_max: int = STREAMS_MAX):
+        self.ids: list[str] = []
+        self.windows: Windows = windows.empty(1024)
+        self._slot: dict[str, int] = {}
+        self._calendar: Transitions = transitions(time_zone)
+        self._rules: RuleTable = load_rules() if rules is None else rules
+        self._streams_max = streams_max
+
+    def slots(self, stream_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the slots of streams, a new one for a new stream, and -1 for one stream too many; shape (n,)."""
+        try:
+            return np.array([self._slot[stream_id] for stream_id in stream_ids], np.int64)
+        except KeyError:
+            return np.array([self._slot_of(stream_id) for stream_id in stream_ids], np.int64)
+
+    def _slot_of(self, stream_id: str) -> int:
+        slot = self._slot.get(stream_id, -1)
+        if slot < 0 and len(self.ids) < self._streams_max:
+            slot = self._slot[stream_id] = len(self.ids)
+            self.ids.append(stream_id)
+            if slot == len(self.windows.newest):
+                self.windows = windows.grown(self.windows, 2 * slot)
+        return slot
+
+    def advance(self, columns: Columns) -> tuple[NDArray[np.int8], Rows]:
+        """Take events in log order; return what became of each, shape (n,), and the rows of those that gave one."""
+        n = len(columns.ts)
+        disposition = np.empty(n, np.int8)
+        features = np.empty((n, len(FEATURES)), np.float32)
+        label, risk, confidence = np.empty(n, np.int8), np.empty(n), np.empty(n)
+        _advance(
+            self.windows, self._calendar, self._rules, *columns, disposition, features, label, risk, confidence
+        )  # fmt: skip
+        event = np.flatnonzero(disposition == ROW)
+        m = len(event)
+        rows = Rows(
+            event, features[:m], label[:m], risk[:m], confidence[:m],
+            needs_review=confidence[:m] < self._rules.review_below_confidence,
+        )  # fmt: skip
+        return disposition, rows
+
+
+def compile_kernel() -> None:
+    """Compile the kernel, or load it from its cache: seconds the first time, so that a caller can say so."""
+    table = StreamTable()
+    table.advance(Columns(table.slots(["a/1"]), np.zeros(1, np.int64), np.zeros((1, len(METRICS)))))
+
+
+@numba.njit(nogil=True, cache=True)
+def _advance(
+    w: Windows,
+    calendar: Transitions,
+    rules: RuleTable,
+    slot: NDArray[np.int64],
+    ts: NDArray[np.int64],
+    metrics: NDArray[np.float64],
+    disposition: NDArray[np.int8],
+    features: NDArray[np.float32],
+    label: NDArray[np.int8],
+    risk: NDArray[np.float64],
+    confidence: NDArray[np.float64],
+) -> None:
+    row = 0
+    operands = np.empty(len(OPERANDS))
+    for i in range(slot.size):
+        s, t = slot[i], ts[i]
+        newest = w.newest[s]
+        if t < newest - windows.LATENESS_MS:
+            disposition[i] = TOO_LATE
+            continue
+        is_newest = t > newest
+        if not is_newest and windows.is_repeat(w, s, t):
+            disposition[i] = REPEAT
+            continue
+        if is_newest:
+            windows.roll(w, s, t)
+        windows.add(w, s, t, metrics[i, 0], metrics[i, 1], metrics[i, 3])
+        if not is_newest:
+            disposition[i] = LATE
+            continue
+        disposition[i] = ROW
+        _describe(w, s, t, newest, metrics[i], calendar, features[row], operands)
+        rule = first_match(rules, operands)
+        label[row] = rules.class_code[rule] if rule >= 0 else HEALTHY_CODE
+        risk[row] = rule_risk(rules, rule, operands) if rule >= 0 else 0.0
+        confidence[row] = rules.confidence[rule] if rule >= 0 else rules.healthy_confidence
+        row += 1
+
+
+@numba.njit(nogil=True)
+def _describe(
+    w: Windows,
+    s: int,
+    t: int,
+    before: int,
+    metrics: NDArray[np.float64],
+    calendar: Transitions,
+    f: NDArray[np.float32],
+    operands: NDArray[np.float64],
+) -> None:
+    """Write the features of stream `s`'s newest event and the operands of the rules; `before` is the event before."""
+    latency, utilization, error_rate, bandwidth = metrics[0], metrics[1], metrics[2], metrics[3]
+    windows.refresh_baseline(w, s)
+    closed = w.baseline[s]
+    latency_b, utilization_b, bandwidth_b = closed[LATENCY], closed[UTILIZATION], closed[BANDWIDTH]
+    _describe_rule_operands(metrics, latency_b, utilization_b, bandwidth_b, operands)
+    # Until a pane with a value has closed, the mean of the open one is the best there is; but no rule rests on it.
+    latency_b = windows.open_mean(w, s, LATENCY) if np.isnan(latency_b) else latency_b
+    utilization_b = windows.open_mean(w, s, UTILIZATION) if np.isnan(utilization_b) else utilization_b
+    bandwidth_b = windows.open_mean(w, s, BANDWIDTH) if np.isnan(bandwidth_b) else bandwidth_b
+    delta_pct = (latency - latency_b) / latency_b * 100.0 if latency_b != 0.0 else np.nan
+    mean_5m, std_5m = windows.latency_5m(w, s)
+    for m in range(5):
+        f[m] = metrics[m]
+    f[5], f[6] = mean_5m, std_5m
+    f[7] = windows.window_mean(w.latency_15m_n[s], w.latency_15m_sum[s])
+    f[8] = windows.window_mean(w.latency_1h_n[s], w.latency_1h_sum[s])
+    f[9] = windows.window_mean(w.utilization_5m_n[s], w.utilization_5m_sum[s])
+    f[10] = delta_pct
+    f[11] = latency - latency_b
+    f[12] = utilization - utilization_b
+    f[13] = (bandwidth - bandwidth_b) / bandwidth_b * 100.0 if bandwidth_b != 0.0 else np.nan
+    _describe_rates(w, s, t, before, latency, utilization, f)
+    _describe_time(t, calendar, f)
+    f[21] = latency * utilization / 100.0
+    f[22] = error_rate * bandwidth
+    if np.isnan(delta_pct):
+        f[23] = np.nan
+    else:
+        harm = 0.4 * utilization + 0.3 * min(100.0, max(0.0, delta_pct)) + 0.3 * error_rate * 1000.0
+        f[23] = 100.0 - min(100.0, max(0.0, harm)) if not np.isnan(harm) else np.nan
+
+
+@numba.njit(nogil=True)
+def _describe_rule_operands(
+    metrics: NDArray[np.float64],
+    latency_b: float,
+    utilization_b: float,
+    bandwidth_b: float,
+    operands: NDArray[np.float64],
+) -> None:
+    n = metrics.size
+    operands[:n] = metrics
+    operands[n], operands[n + 1], operands[n + 2] = latency_b, utilization_b, bandwidth_b
+    operands[n + 3] = (metrics[0] - latency_b) / latency_b if latency_b != 0.0 else np.nan
+    operands[n + 4] = metrics[3] / bandwidth_b if bandwidth_b != 0.0 else np.nan
+
+
+@numba.njit(nogil=True)
+def _describe_rates(
+    w: Windows, s: int, t: int, before: int, latency: float, utilization: float, f: NDArray[np.float32]
+) -> None:
+    rate, accel, utilization_rate = np.nan, np.nan, np.nan
+    if before >= 0 and t - before <= _PREVIOUS_MS_MAX:
+        minutes = (t - before) / _MINUTE_MS
+        rate = (latency - w.previous[s, 0]) / minutes
+        utilization_rate = (utilization - w.previous[s, 1]) / minutes
+        accel = (rate - w.previous[s, 2]) / minutes
+    f[14], f[15], f[16] = rate, accel, utilization_rate
+    w.previous[s, 0], w.previous[s, 1], w.previous[s, 2] = latency, utilization, rate
+
+
+@numba.njit(nogil=True)
+def _describe_time(t: int, calendar: Transitions, f: NDArray[np.float32]) -> None:
+    local = t + calendar.offset[np.searchsorted(calendar.since, t, side="right") - 1]
+    hour = local // _HOUR_MS % 24
+    day = (local // _DAY_MS + 3) % 7  # the epoch was a Thursday, Monday is 0
+    f[17], f[18] = hour, day
+    f[19] = 1.0 if day >= 5 else 0.0
+    f[20] = 1.0 if 8 <= hour <= 18 else 0.0
