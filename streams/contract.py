@@ -147,7 +147,6 @@ DeadReason = Literal[
     "empty_sweep",
     "bad_key",
     "tombstone",
-    "bad_arrow",
 ]
 """Why a record became a dead letter: the header `reason` on topic `metrics.dead`."""
 

@@ -1,0 +1,236 @@
+"""Records of topic `metrics` to columns of events, and to dead letters with their reason.
+
+The rule is one `map` over the values of a fetch: 0.35 µs an event, where one call on the joined values takes 0.55 and
+can be fooled by values that are only valid together. Where that fails, records are taken one by one.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.contract import METRICS, STREAM_ID_BYTES_MAX, VERSION, DeadReason, MetricEvent
+
+VALUE_BYTES_MAX = 1 << 20
+"""A larger record is a dead letter unread."""
+FUTURE_MS_MAX = 120_000
+"""How far an event time may be ahead of the broker's record time."""
+_events = msgspec.json.Decoder(MetricEvent | list[MetricEvent])
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class _MetricTypes(msgspec.Struct):
+    """An event's types without their ranges: what tells a wrong type from a value out of range."""
+
+    stream_id: str
+    ts: int
+    latency_p99: float | None = None
+    utilization: float | None = None
+    error_rate: float | None = None
+    bandwidth_gbps: float | None = None
+    qp_errors: float | None = None
+    mr_failures: float | None = None
+    extra: dict[str, float] | None = None
+
+
+class Record(Protocol):
+    """What is read of a Kafka record; the value and the key may be None, the time is the broker's, in ms."""
+
+    offset: int
+    timestamp: int
+    key: Any
+    value: Any
+
+
+class Rejected(NamedTuple):
+    """An event that is none; `element` is its place in a sweep, and `value` its own bytes."""
+
+    record: Record
+    element: int
+    reason: DeadReason
+    detail: str
+    value: bytes | None
+
+
+class Decoded(NamedTuple):
+    """The n events of a fetch that may enter the windows, in log order."""
+
+    stream_id: list[str]
+    ts: NDArray[np.int64]  # (n,) event time, ms
+    metrics: NDArray[np.float64]  # (n, 6) in the order of `contract.METRICS`, NaN missing
+    record: NDArray[np.intp]  # (n,) place of the event's record in the fetch
+    element: NDArray[np.intp]  # (n,) place of the event in its record
+
+
+def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
+    """Split a fetch into events and dead letters: each event of each record is in exactly one of the two."""
+    rejected: list[Rejected] = []
+    if all(map(_is_plain, records)):
+        try:
+            return _columns(records, list(map(_events.decode, [r.value for r in records])), rejected), rejected
+        except (ValueError, RecursionError):
+            pass  # one of them is bad: find it
+    return _columns(records, [_events_of(record, rejected) for record in records], rejected), rejected
+
+
+def explain(value: bytes) -> tuple[DeadReason, str] | None:
+    """Return why the JSON of one event is none, or None where it is one.
+
+    >>> explain(b'{"stream_id": "leaf/1", "ts": 0, "utilization": 101}')
+    ('out_of_range', 'Expected `float` <= 100.0 - at `$.utilization`')
+    >>> explain(b'{"v": 2, "stream_id": "leaf/1", "ts": 0}')
+    ('unknown_version', 'version 2, this worker reads 1')
+    """
+    try:
+        event = msgspec.json.decode(value)
+    except RecursionError:
+        return "too_deep", "nested deeper than any event"
+    except ValueError as error:
+        return "not_json", str(error)[:200]
+    if isinstance(event, dict) and (version := event.get("v", VERSION)) != VERSION:
+        return "unknown_version", f"version {str(version)[:20]}, this worker reads {VERSION}"
+    try:
+        msgspec.convert(event, MetricEvent)
+    except msgspec.ValidationError as error:
+        try:
+            msgspec.convert(event, _MetricTypes)
+        except msgspec.ValidationError:
+            return "wrong_type", str(error)[:200]
+        return "out_of_range", str(error)[:200]
+    return None
+
+
+def event_bytes(record: Record, element: int) -> bytes | None:
+    """Return the original bytes of one event of a record: an element of a sweep, or all of it."""
+    value = record.value
+    if value is None or len(value) > VALUE_BYTES_MAX:
+        return value  # type: ignore[no-any-return]
+    return bytes(_elements.decode(value)[element]) if value.lstrip()[:1] == b"[" else value
+
+
+def _is_plain(record: Record) -> bool:
+    return record.value is not None and len(record.value) <= VALUE_BYTES_MAX and _has_key(record)
+
+
+def _has_key(record: Record) -> bool:
+    """Whether the key is text; a producer that sends none is served, though its streams may then move."""
+    try:
+        return record.key is None or bool(record.key.decode() or True)
+    except UnicodeDecodeError:
+        return False
+
+
+def _events_of(record: Record, rejected: list[Rejected]) -> MetricEvent | list[Any]:
+    """Return what is good in one record, with None in the place of each rejected event of a sweep."""
+    value = record.value
+    refused: tuple[DeadReason, str] | None = None
+    if value is None:
+        refused = "tombstone", "a record without a value"
+    elif len(value) > VALUE_BYTES_MAX:
+        refused = "too_large", f"{len(value)} bytes, at most {VALUE_BYTES_MAX}"
+    elif not _has_key(record):
+        refused = "bad_key", f"key {record.key[:50]!r} is not UTF-8"
+    if refused:
+        rejected.append(Rejected(record, 0, *refused, value))
+        return [None]
+    try:
+        return _events.decode(value)  # type: ignore[no-any-return]
+    except (ValueError, RecursionError):
+        pass
+    try:
+        parts = _elements.decode(value) if value.lstrip()[:1] == b"[" else [msgspec.Raw(value)]
+    except (ValueError, RecursionError):
+        parts = [msgspec.Raw(value)]
+    return [_event_or_none(record, i, bytes(part), rejected) for i, part in enumerate(parts)]
+
+
+def _event_or_none(record: Record, element: int, value: bytes, rejected: list[Rejected]) -> MetricEvent | None:
+    refused = explain(value)
+    if refused:
+        rejected.append(Rejected(record, element, *refused, value))
+        return None
+    return msgspec.json.decode(value, type=MetricEvent)
+
+
+def _columns(records: Sequence[Record], per_record: list[Any], rejected: list[Rejected]) -> Decoded:
+    if all(type(event) is MetricEvent for event in per_record):
+        events = per_record
+        at = np.arange(len(events))
+        element = np.zeros(len(events), np.intp)
+    else:
+        events, at, element = _flattened(records, per_record, rejected)
+    metrics = np.empty((len(events), len(METRICS)))
+    metrics[:, 0] = [e.latency_p99 for e in events]
+    metrics[:, 1] = [e.utilization for e in events]
+    metrics[:, 2] = [e.error_rate for e in events]
+    metrics[:, 3] = [e.bandwidth_gbps for e in events]
+    metrics[:, 4] = [e.qp_errors for e in events]
+    metrics[:, 5] = [e.mr_failures for e in events]
+    ts = np.array([e.ts for e in events], np.int64)
+    decoded = Decoded([e.stream_id for e in events], ts, metrics, at, element)
+    return _admitted(records, decoded, rejected)
+
+
+def _flattened(
+    records: Sequence[Record], per_record: list[Any], rejected: list[Rejected]
+) -> tuple[list[MetricEvent], NDArray[np.intp], NDArray[np.intp]]:
+    events: list[MetricEvent] = []
+    at: list[int] = []
+    element: list[int] = []
+    for i, found in enumerate(per_record):
+        sweep = found if type(found) is list else [found]
+        if not sweep:
+            rejected.append(Rejected(records[i], 0, "empty_sweep", "an array without an event", records[i].value))
+        for j, event in enumerate(sweep):
+            if event is not None:
+                events.append(event)
+                at.append(i)
+                element.append(j)
+    return events, np.array(at, np.intp), np.array(element, np.intp)
+
+
+def _admitted(records: Sequence[Record], decoded: Decoded, rejected: list[Rejected]) -> Decoded:
+    """Reject what a type can't say: no metric at all, an id that isn't printable, an event time ahead of the broker."""
+    broker_ms = np.array([r.timestamp for r in records], np.int64)[decoded.record]
+    is_future = decoded.ts > broker_ms + FUTURE_MS_MAX
+    is_void: NDArray[np.bool_] = np.isnan(decoded.metrics).all(axis=1)
+    is_bad: NDArray[np.bool_] = is_future | is_void
+    if not _are_printable("".join(decoded.stream_id)):
+        is_bad |= np.array([not is_stream_id(stream_id) for stream_id in decoded.stream_id], np.bool_)
+    if not is_bad.any():
+        return decoded
+    for i in np.flatnonzero(is_bad):
+        record = records[decoded.record[i]]
+        reason: tuple[DeadReason, str] = "out_of_range", "stream_id is not 1 to 200 bytes of printable text"
+        if is_void[i]:
+            reason = "no_metric", "none of the metrics is there"
+        elif is_future[i]:
+            reason = (
+                "from_the_future",
+                f"{decoded.ts[i] - broker_ms[i]} ms ahead of the broker, at most {FUTURE_MS_MAX}",
+            )
+        element = int(decoded.element[i])
+        rejected.append(Rejected(record, element, *reason, event_bytes(record, element)))
+    keep = np.flatnonzero(~is_bad)
+    return Decoded(
+        [decoded.stream_id[i] for i in keep],
+        decoded.ts[keep],
+        decoded.metrics[keep],
+        decoded.record[keep],
+        decoded.element[keep],
+    )
+
+
+def _are_printable(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def is_stream_id(stream_id: str) -> bool:
+    r"""Whether an id is 1 to 200 bytes of printable text.
+
+    >>> is_stream_id("leaf-012/17"), is_stream_id("ü" * 101), is_stream_id("tab\t")
+    (True, False, False)
+    """
+    return 0 < len(stream_id.encode()) <= STREAM_ID_BYTES_MAX and stream_id.isprintable()
