@@ -1,14 +1,38 @@
 """Features and rule labels of recorded events, without a broker: the worker's own kernel over files or columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from streams.contract import METRICS, MetricEvent
-from streams.features import Columns, StreamTable
+from streams import recordings
+from streams.contract import FEATURES, METRICS, LinkcastError, MetricEvent
+from streams.feature_batch import CLASS_NAMES
+from streams.features import LATE, REPEAT, ROW, TOO_LATE, Columns, Rows, StreamTable
 from streams.labels import RuleTable
+
+SCHEMA = pa.schema(
+    [
+        pa.field("stream_id", pa.string(), nullable=False),
+        pa.field("ts", pa.int64(), nullable=False),  # event time, ms
+        *(pa.field(name, pa.float32()) for name in FEATURES),  # NaN is missing
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("rule_risk", pa.float64(), nullable=False),
+        pa.field("confidence", pa.float64(), nullable=False),
+        pa.field("needs_review", pa.bool_(), nullable=False),
+    ]
+)
+"""Columns of a backfilled file."""
+
+_STREAMS_MAX = 1 << 31
+
+
+class BackfillFailed(LinkcastError):
+    """The output can't be written."""
 
 
 class Backfill(NamedTuple):
@@ -52,3 +76,61 @@ def backfill_events(
         time_zone=time_zone,
         rules=rules,
     )
+
+
+class Summary(NamedTuple):
+    """What became of the events of some files, and what was no event."""
+
+    became: dict[str, int]  # rows, late, repeats, too_late, rejected
+    bad: list[recordings.BadLine]
+
+
+def backfill_files(
+    paths: Sequence[str],
+    out: Path,
+    *,
+    time_zone: str = "UTC",
+    rules: RuleTable | None = None,
+    progress: Callable[[int], None] = lambda events: None,
+) -> Summary:
+    """Run the kernel over recordings, in the order given, into one Parquet file with the columns of `SCHEMA`.
+
+    `out` is there only once it is whole. `progress` is told the number of events read so far. Raises
+    `recordings.RecordingUnreadable` and `BackfillFailed`.
+    """
+    table = StreamTable(time_zone=time_zone, rules=rules, streams_max=_STREAMS_MAX)
+    became = np.zeros(4, np.int64)
+    bad: list[recordings.BadLine] = []
+    scratch = out.with_name(f".{out.name}.part")
+    try:
+        with pq.ParquetWriter(scratch, SCHEMA, compression="zstd") as writer:
+            for chunk in recordings.read(paths):
+                slot = table.slots(chunk.names)[chunk.streams]
+                disposition, rows = table.advance(Columns(slot, chunk.ts, chunk.metrics))
+                stream_id = pa.DictionaryArray.from_arrays(
+                    pa.array(chunk.streams[rows.event]), pa.array(chunk.names, pa.string())
+                )
+                writer.write_batch(_record_batch(stream_id, chunk.ts[rows.event], rows))
+                became += np.bincount(disposition, minlength=4)
+                bad += chunk.bad
+                progress(int(became.sum()))
+        scratch.replace(out)
+    except OSError as error:
+        raise BackfillFailed(f"{out}: {error.strerror or error}. Give --out a place with room.") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+    names = {"rows": ROW, "late": LATE, "repeats": REPEAT, "too_late": TOO_LATE}
+    return Summary({name: int(became[i]) for name, i in names.items()} | {"rejected": len(bad)}, bad)
+
+
+def _record_batch(stream_id: pa.Array, ts: NDArray[np.int64], rows: Rows) -> pa.RecordBatch:
+    columns = [
+        stream_id.cast(pa.string()),
+        pa.array(ts),
+        *(pa.array(np.ascontiguousarray(rows.features[:, i])) for i in range(len(FEATURES))),
+        pa.DictionaryArray.from_arrays(pa.array(rows.label), CLASS_NAMES).cast(pa.string()),
+        pa.array(rows.rule_risk),
+        pa.array(rows.confidence),
+        pa.array(rows.needs_review),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

@@ -63,6 +63,12 @@ class Decoded(NamedTuple):
     record: NDArray[np.intp]  # (n,) place of the event's record in the fetch
     element: NDArray[np.intp]  # (n,) place of the event in its record
 
+    def only(self, keep: NDArray[np.bool_]) -> "Decoded":
+        """Return the events where `keep`, shape (n,), holds."""
+        at = np.flatnonzero(keep)
+        stream_id = [self.stream_id[i] for i in at]
+        return Decoded(stream_id, self.ts[at], self.metrics[at], self.record[at], self.element[at])
+
 
 def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
     """Split a fetch into events and dead letters: each event of each record is in exactly one of the two."""
@@ -75,12 +81,12 @@ def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
     return _columns(records, [_events_of(record, rejected) for record in records], rejected), rejected
 
 
-def explain(value: bytes) -> tuple[DeadReason, str] | None:
-    """Return why the JSON of one event is none, or None where it is one.
+def parse(value: bytes) -> MetricEvent | tuple[DeadReason, str]:
+    """Return the event that the JSON of one event holds, or why it is none.
 
-    >>> explain(b'{"stream_id": "leaf/1", "ts": 0, "utilization": 101}')
+    >>> parse(b'{"stream_id": "leaf/1", "ts": 0, "utilization": 101}')
     ('out_of_range', 'Expected `float` <= 100.0 - at `$.utilization`')
-    >>> explain(b'{"v": 2, "stream_id": "leaf/1", "ts": 0}')
+    >>> parse(b'{"v": 2, "stream_id": "leaf/1", "ts": 0}')
     ('unknown_version', 'version 2, this worker reads 1')
     """
     try:
@@ -92,14 +98,13 @@ def explain(value: bytes) -> tuple[DeadReason, str] | None:
     if isinstance(event, dict) and (version := event.get("v", VERSION)) != VERSION:
         return "unknown_version", f"version {str(version)[:20]}, this worker reads {VERSION}"
     try:
-        msgspec.convert(event, MetricEvent)
+        return msgspec.convert(event, MetricEvent)
     except msgspec.ValidationError as error:
         try:
             msgspec.convert(event, _MetricTypes)
         except msgspec.ValidationError:
             return "wrong_type", str(error)[:200]
         return "out_of_range", str(error)[:200]
-    return None
 
 
 def event_bytes(record: Record, element: int) -> bytes | None:
@@ -147,11 +152,11 @@ def _events_of(record: Record, rejected: list[Rejected]) -> MetricEvent | list[A
 
 
 def _event_or_none(record: Record, element: int, value: bytes, rejected: list[Rejected]) -> MetricEvent | None:
-    refused = explain(value)
-    if refused:
-        rejected.append(Rejected(record, element, *refused, value))
-        return None
-    return msgspec.json.decode(value, type=MetricEvent)
+    event = parse(value)
+    if isinstance(event, MetricEvent):
+        return event
+    rejected.append(Rejected(record, element, *event, value))
+    return None
 
 
 def _columns(records: Sequence[Record], per_record: list[Any], rejected: list[Rejected]) -> Decoded:
@@ -195,7 +200,7 @@ def _admitted(records: Sequence[Record], decoded: Decoded, rejected: list[Reject
     """Reject what a type can't say: no metric at all, an id that isn't printable, an event time ahead of the broker."""
     broker_ms = np.array([r.timestamp for r in records], np.int64)[decoded.record]
     is_future = decoded.ts > broker_ms + FUTURE_MS_MAX
-    is_void: NDArray[np.bool_] = np.isnan(decoded.metrics).all(axis=1)
+    is_void = np.asarray(np.isnan(decoded.metrics).all(axis=1))
     is_bad: NDArray[np.bool_] = is_future | is_void
     if not _are_printable("".join(decoded.stream_id)):
         is_bad |= np.array([not is_stream_id(stream_id) for stream_id in decoded.stream_id], np.bool_)
@@ -213,14 +218,7 @@ def _admitted(records: Sequence[Record], decoded: Decoded, rejected: list[Reject
             )
         element = int(decoded.element[i])
         rejected.append(Rejected(record, element, *reason, event_bytes(record, element)))
-    keep = np.flatnonzero(~is_bad)
-    return Decoded(
-        [decoded.stream_id[i] for i in keep],
-        decoded.ts[keep],
-        decoded.metrics[keep],
-        decoded.record[keep],
-        decoded.element[keep],
-    )
+    return decoded.only(~is_bad)
 
 
 def _are_printable(text: str) -> bool:
@@ -234,3 +232,9 @@ def is_stream_id(stream_id: str) -> bool:
     (True, False, False)
     """
     return 0 < len(stream_id.encode()) <= STREAM_ID_BYTES_MAX and stream_id.isprintable()
+
+
+def explain(value: bytes) -> tuple[DeadReason, str] | None:
+    """Return why the JSON of one event is none, or None where it is one."""
+    found = parse(value)
+    return None if isinstance(found, MetricEvent) else found

@@ -1,0 +1,93 @@
+"""`linkcast worker`: the stream processor."""
+
+from pathlib import Path
+
+import click
+
+from infra.options import home_option, kafka_options
+from streams.kafka import KafkaSettings
+
+
+@click.command()
+@kafka_options
+@home_option
+@click.option("--group", envvar="LINKCAST_GROUP", help="Consumer group; default: the prefix followed by 'worker'.")
+@click.option("--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="Of the fabric, IANA.")
+@click.option(
+    "--rules",
+    envvar="LINKCAST_RULES",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rule table in place of linkcast's own (TOML).",
+)
+@click.option(
+    "--streams-max", default=200_000, show_default=True, type=click.IntRange(1), help="Streams a partition takes."
+)
+@click.option(
+    "--trusted-keys",
+    envvar="LINKCAST_TRUSTED_KEYS",
+    type=click.Path(path_type=Path),
+    help="Public key, or a folder of them, that a model must be signed with; default: the home's own.",
+)
+@click.option("--health-host", default="127.0.0.1", show_default=True, help="Where /metrics and /healthz listen.")
+@click.option("--health-port", default=0, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
+def command(
+    kafka: KafkaSettings,
+    prefix: str,
+    home: Path,
+    group: str | None,
+    time_zone: str,
+    rules: Path | None,
+    streams_max: int,
+    trusted_keys: Path | None,
+    health_host: str,
+    health_port: int,
+) -> None:
+    r"""Score every event of topic metrics, as a member of a consumer group; more members share the partitions.
+
+    Reads metrics and models, writes predictions, features and metrics.dead. Until a model is published the nine rules
+    speak, with "model": "rules". Offsets are committed once the outputs are acknowledged; after a restart the last 25
+    hours are read again without output. Stops cleanly on SIGTERM and Ctrl-C, with exit status 0.
+
+    \b
+        linkcast worker --health-port 9464
+        curl localhost:9464/healthz
+    """
+    import asyncio
+    import logging
+    import signal
+
+    from infra.progress import compiling
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # what matters of its log we say ourselves
+
+    from online.keys import load_trusted_keys
+    from online.service import WorkerSettings, run_worker
+    from streams.features import compile_kernel
+    from streams.labels import DEFAULT_RULES, load_rules
+
+    with compiling():
+        compile_kernel()
+    settings = WorkerSettings(
+        prefix=prefix,
+        group=group or f"{prefix}worker",
+        time_zone=time_zone,
+        rules=load_rules(rules or DEFAULT_RULES),
+        streams_max=streams_max,
+        trusted_keys=load_trusted_keys(trusted_keys or home / "keys"),
+        health_host=health_host,
+        health_port=health_port,
+    )
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await run_worker(
+            kafka,
+            settings,
+            stop,
+            ready=lambda port: click.echo(f"health: http://{health_host}:{port}/healthz", err=True),
+        )
+
+    asyncio.run(main())

@@ -1,0 +1,93 @@
+"""The models of topic `models`, as they are published: the newest that holds becomes the champion."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from online.bundle import BundleRefused, load_bundle
+from online.scoring import Scorer
+from online.worker import Champion
+from streams import measures
+from streams.contract import ModelManifest
+from streams.kafka import KafkaSettings, await_broker
+
+log = logging.getLogger(__name__)
+
+
+class Models:
+    """Follows `models`; whatever can't be read, verified or loaded leaves the champion as it is, and is said."""
+
+    def __init__(
+        self, kafka: KafkaSettings, *, prefix: str, trusted_keys: Sequence[Ed25519PublicKey], champion: Champion
+    ) -> None:
+        self._kafka, self._topic, self._trusted, self._champion = kafka, f"{prefix}models", trusted_keys, champion
+        self._newest: ModelManifest | None = None
+        self.caught_up = asyncio.Event()
+
+    async def follow(self) -> None:
+        """Load what is published until cancelled; `caught_up` is set once all that was there has been seen."""
+        while True:
+            await await_broker(self._kafka)
+            try:
+                await self._follow()
+            except KafkaError as error:
+                log.warning("topic %s can't be read (%r): trying again", self._topic, error)
+                await asyncio.sleep(5.0)
+
+    async def _follow(self) -> None:
+        consumer = AIOKafkaConsumer(
+            **self._kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest"
+        )
+        async with consumer:
+            await consumer._client.force_metadata_update()
+            partitions = [TopicPartition(self._topic, p) for p in consumer.partitions_for_topic(self._topic) or ()]
+            if not partitions:
+                log.warning("no topic %s: scoring by the rules. Run 'linkcast topics apply' and publish", self._topic)
+                self.caught_up.set()
+                await asyncio.sleep(30.0)
+                return
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            while True:
+                fetched = await consumer.getmany(timeout_ms=500)
+                published = [_manifest(record.value) for records in fetched.values() for record in records]
+                await self._take([manifest for manifest in published if manifest])
+                if not self.caught_up.is_set() and all([await consumer.position(p) >= ends[p] for p in partitions]):
+                    self.caught_up.set()
+
+    async def _take(self, published: list[ModelManifest]) -> None:
+        """Make the newest of the models that hold the champion, if it is newer than the one there is."""
+        for manifest in sorted(published, key=lambda m: m.published_at, reverse=True):
+            if self._newest and manifest.published_at <= self._newest.published_at:
+                return
+            try:
+                bundle = await asyncio.to_thread(load_bundle, _folder(manifest.location), self._trusted)
+                scorer = Scorer(bundle)
+            except BundleRefused as error:
+                log.error("model %s refused, the champion stays: %s", manifest.version, error)
+                continue
+            self._newest = manifest
+            self._champion.scorer = scorer
+            measures.MODEL.clear()
+            measures.MODEL.labels(scorer.version).set(1)
+            log.info("model %s scores from now on", scorer.version)
+            return
+
+
+def _manifest(value: bytes | None) -> ModelManifest | None:
+    try:
+        return msgspec.json.decode(value or b"", type=ModelManifest)
+    except ValueError as error:
+        log.error("a record of topic models is no manifest: %s", str(error)[:200])
+        return None
+
+
+def _folder(location: str) -> Path:
+    return Path(location.removeprefix("file://"))

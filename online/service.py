@@ -1,0 +1,77 @@
+"""The worker as a service: partitions, the models topic and health, from start to a clean stop."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from online import health
+from online.models import Models
+from online.worker import Champion, ScoredPartition
+from streams.features import StreamTable
+from streams.kafka import KafkaSettings
+from streams.labels import RuleTable
+from streams.runner import Runner
+
+log = logging.getLogger(__name__)
+
+
+class WorkerSettings(NamedTuple):
+    """How a worker works. All members of one group must share `time_zone` and `rules`."""
+
+    prefix: str
+    group: str
+    time_zone: str
+    rules: RuleTable
+    streams_max: int
+    trusted_keys: Sequence[Ed25519PublicKey]
+    health_host: str
+    health_port: int
+
+
+async def run_worker(
+    kafka: KafkaSettings, settings: WorkerSettings, stop: asyncio.Event, *, ready: Callable[[int], None]
+) -> None:
+    """Score the partitions that the group gives us until `stop`; `ready` is told the health port at the start."""
+    champion = Champion()
+    topic = f"{settings.prefix}metrics"
+
+    def open_partition(number: int) -> ScoredPartition:
+        table = StreamTable(
+            time_zone=settings.time_zone, rules=settings.rules, streams_max=settings.streams_max
+        )  # fmt: skip
+        return ScoredPartition(number, topic=topic, table=table, champion=champion)
+
+    runner = Runner(kafka, prefix=settings.prefix, group=settings.group, open_partition=open_partition)
+    models = Models(kafka, prefix=settings.prefix, trusted_keys=settings.trusted_keys, champion=champion)
+    with health.serve(
+        settings.health_host,
+        settings.health_port,
+        idle_s=lambda: time.monotonic() - runner.progressed_at,
+        model=lambda: champion.scorer.version,
+    ) as port:
+        ready(port)
+        following = asyncio.create_task(models.follow())
+        try:
+            # The first batch is scored by the newest model, not by whatever was quickest to load.
+            await _first(models.caught_up.wait(), stop.wait(), following)
+            log.info("scoring with %s", champion.scorer.version)
+            running = asyncio.create_task(runner.run(stop))
+            await _first(running, following)
+            await running
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+
+async def _first(*awaitables: object) -> None:
+    """Return when the first is done, and raise what it raised."""
+    tasks = [asyncio.ensure_future(a) for a in awaitables]  # type: ignore[call-overload]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

@@ -1,0 +1,130 @@
+"""The worker: partitions of `metrics` to features, labels, scores and predictions, with the model of topic `models`."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from online.episodes import CHANGES, Episodes, episode_id
+from online.scoring import RulesScorer, Scorer, Scores
+from streams import feature_batch, measures
+from streams.contract import CLASSES, Prediction, node_of
+from streams.decode import Record
+from streams.features import StreamTable
+from streams.partition import Advanced, Message, advance, dead_letter
+from streams.runner import Outputs
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Champion:
+    """The scorer of the moment. Owners read it once a batch, so a model changes between two batches only."""
+
+    def __init__(self) -> None:
+        self.scorer: Scorer | RulesScorer = RulesScorer()
+
+
+class ScoredPartition:
+    """The owner of one partition of `metrics`."""
+
+    def __init__(self, number: int, *, topic: str, table: StreamTable, champion: Champion) -> None:
+        self._number, self._topic, self._table, self._champion = number, topic, table, champion
+        self._episodes = Episodes()
+        self._nodes: list[bytes] = []
+
+    def advance(self, records: Sequence[Record]) -> Outputs:
+        """Take the next records in log order; return what they gave."""
+        scorer = self._champion.scorer
+        with _stage("features"):
+            advanced = advance(self._table, records)
+        with _stage("score"):
+            scores = scorer.score(advanced.rows)
+            change, opened_at = self._episodes.advance(advanced.slot, advanced.ts, scores.risk)
+        with _stage("encode"):
+            messages = {
+                "predictions": self._predictions(advanced, scores, scorer, change, opened_at),
+                "features": self._features(advanced),
+                "metrics.dead": [
+                    dead_letter(rejected, topic=self._topic, partition=self._number) for rejected in advanced.rejected
+                ],
+            }
+        dead: dict[str, int] = {}
+        for rejected in advanced.rejected:
+            dead[rejected.reason] = dead.get(rejected.reason, 0) + 1
+        became = {
+            "row": len(advanced.ts),
+            "late": advanced.late,
+            "repeat": advanced.repeats,
+            "dead": len(advanced.rejected),
+        }
+        return Outputs(messages, became, dead, streams=len(self._table.ids))
+
+    def _features(self, advanced: Advanced) -> list[Message]:
+        if not len(advanced.ts):
+            return []
+        values = feature_batch.encode(advanced.stream_id, advanced.ts, advanced.rows, advanced.offset, advanced.element)
+        return [Message(None, value) for value in values]
+
+    def _predictions(
+        self,
+        advanced: Advanced,
+        scores: Scores,
+        scorer: Scorer | RulesScorer,
+        change: NDArray[np.int8],
+        opened_at: NDArray[np.int64],
+    ) -> list[Message]:
+        for stream_id in self._table.ids[len(self._nodes) :]:
+            self._nodes.append(node_of(stream_id).encode())
+        risk = np.round(scores.risk, 2)
+        drivers = scorer.drivers(advanced.rows, scores)
+        source = f"{self._number}:%d:%d"
+        columns = zip(
+            advanced.stream_id,
+            advanced.slot.tolist(),
+            advanced.ts.tolist(),
+            scores.code.tolist(),
+            risk.tolist(),
+            np.round(scores.confidence, 4).tolist(),
+            advanced.offset.tolist(),
+            advanced.element.tolist(),
+            change.tolist(),
+            opened_at.tolist(),
+            strict=True,
+        )
+        messages = []
+        for i, (stream_id, slot, ts, code, risk_, confidence, offset, element, changed, opened) in enumerate(columns):
+            prediction = Prediction(
+                v=1,
+                stream_id=stream_id,
+                ts=ts,
+                class_=CLASSES[code],  # type: ignore[arg-type]
+                risk=risk_,
+                confidence=confidence,
+                model=scorer.version,
+                src=source % (offset, element),
+                probabilities=None if code == 0 or scores.probabilities is None else _named(scores.probabilities[i]),
+                change=CHANGES[changed],  # type: ignore[arg-type]
+                episode=None if opened < 0 else episode_id(stream_id, opened),
+                drivers=drivers.get(i),
+            )
+            messages.append(Message(self._nodes[slot], _encode(prediction)))
+        return messages
+
+
+def _named(probabilities: NDArray[np.float64]) -> dict[str, float]:
+    return {name: round(p, 4) for name, p in zip(CLASSES, probabilities.tolist(), strict=True) if p >= 0.00005}
+
+
+class _stage:  # noqa: N801  # reads as a statement
+    """Adds the time of its block to the worker's measures."""
+
+    def __init__(self, name: str) -> None:
+        self._seconds = measures.STAGE_SECONDS.labels(name)
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds.inc(time.perf_counter() - self._start)

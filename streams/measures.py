@@ -1,0 +1,18 @@
+"""What a worker says of itself to Prometheus."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVENTS = Counter(
+    "linkcast_events",
+    "Events by what became of them: a row of features, late, a repeat, or dead",
+    ["became"],
+)
+DEAD_LETTERS = Counter("linkcast_dead_letters", "Events sent to metrics.dead, by reason", ["reason"])
+PREDICTIONS = Counter("linkcast_predictions", "Predictions acknowledged by the broker, by class", ["class_"])
+STAGE_SECONDS = Counter("linkcast_stage_seconds", "Time spent in each stage of the hop", ["stage"])
+BATCH_EVENTS = Histogram("linkcast_batch_events", "Events in one batch", buckets=[1, 8, 64, 512, 4096, 32768, 262144])
+LAG = Gauge("linkcast_lag_records", "Log end minus next offset", ["partition"])
+STREAMS = Gauge("linkcast_streams", "Streams whose windows this worker holds", ["partition"])
+REBUILDING = Gauge("linkcast_rebuilding_records", "Records left to read again before output goes on", ["partition"])
+COMMITTED_AT = Gauge("linkcast_committed_timestamp_seconds", "When offsets were last committed, Unix time")
+MODEL = Gauge("linkcast_model_info", "1 for the model that scores", ["version"])

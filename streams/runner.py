@@ -1,0 +1,244 @@
+"""The Kafka shell: carries the partitions of `metrics` from fetched to committed, whatever their owners make of them.
+
+Outputs are sent, every acknowledgement is awaited, and only then the group's offset moves: at least once, and each
+output recognisable by its `src`. State lives in memory: a partition that is taken over is rebuilt by reading the last
+25 hours again without output. A failure of Kafka ends the session, and the next one starts from what was committed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from streams import measures
+from streams.decode import Record
+from streams.kafka import KafkaSettings, await_broker
+from streams.partition import Message
+
+REBUILD_MS = 25 * 3_600_000
+"""How far back in the log a partition's state is rebuilt from: a day of baselines and the hour of the windows."""
+FETCH_RECORDS = 8_192
+COMMIT_S = 1.0
+REQUEST_BYTES_MAX = 16 << 20  # a dead letter carries what was too large, whole
+
+log = logging.getLogger(__name__)
+
+
+class Outputs(NamedTuple):
+    """What one batch of records gave: messages by topic (without the prefix), and what the events became."""
+
+    messages: dict[str, list[Message]]
+    became: dict[str, int]
+    dead: dict[str, int]
+    streams: int
+
+
+class Owner(Protocol):
+    """The one object that holds a partition's state. `advance` is deterministic and runs in a thread."""
+
+    def advance(self, records: Sequence[Record]) -> Outputs: ...
+
+
+@dataclass(slots=True)
+class _Task:
+    """A partition in our hands: output goes on at `emit_from`, what lies before only rebuilds the state."""
+
+    owner: Owner
+    emit_from: int
+    next_offset: int
+    sent: list[asyncio.Future[Any]] = field(default_factory=list)
+
+
+class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """Runs the member of consumer group `group` that `open_partition` makes owners for."""
+
+    def __init__(
+        self, kafka: KafkaSettings, *, prefix: str, group: str, open_partition: Callable[[int], Owner]
+    ) -> None:
+        self._kafka, self._prefix, self._group, self._open_partition = kafka, prefix, group, open_partition
+        self._topic = f"{prefix}metrics"
+        self._tasks: dict[TopicPartition, _Task] = {}
+        self._generation = 0
+        # Held while a batch is under way, so that a partition is handed over between two batches.
+        self._turn = asyncio.Lock()
+        self.progressed_at = time.monotonic()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then commit what is done and leave the group."""
+        pause_s = 1.0
+        while not stop.is_set():
+            await _until(stop, await_broker(self._kafka))
+            try:
+                await self._session(stop)
+                pause_s = 1.0
+            except KafkaError as error:
+                # Nothing uncommitted is trusted: the next session reads it again.
+                log.warning("Kafka failed (%r): going on from the committed offsets in %g s", error, pause_s)
+                await _until(stop, asyncio.sleep(pause_s))
+                pause_s = min(30.0, 2 * pause_s)
+            finally:
+                self._tasks.clear()
+
+    async def _session(self, stop: asyncio.Event) -> None:
+        async with self._clients() as (consumer, producer):
+            self._consumer, self._producer = consumer, producer
+            consumer.subscribe([self._topic], listener=self)
+            commit_at = time.monotonic() + COMMIT_S
+            while not stop.is_set():
+                for tp in consumer.assignment() - self._tasks.keys():
+                    with contextlib.suppress(IllegalStateError):  # revoked meanwhile
+                        await self._take_over(tp)
+                fetched = await consumer.getmany(timeout_ms=100, max_records=FETCH_RECORDS)
+                async with self._turn:
+                    for tp, records in fetched.items():
+                        if tp in self._tasks:  # else it was revoked since the fetch
+                            await self._carry(tp, self._tasks[tp], records)
+                    if time.monotonic() >= commit_at:
+                        await self._commit()
+                        commit_at = time.monotonic() + COMMIT_S
+                self.progressed_at = time.monotonic()
+            async with self._turn:
+                await self._commit()
+
+    @contextlib.asynccontextmanager
+    async def _clients(self) -> AsyncIterator[tuple[AIOKafkaConsumer, AIOKafkaProducer]]:
+        arguments = self._kafka.client_arguments()
+        consumer = AIOKafkaConsumer(
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=45_000,
+            rebalance_timeout_ms=60_000,
+            max_partition_fetch_bytes=4 << 20,
+            fetch_max_wait_ms=100,
+            **arguments,
+        )
+        producer = AIOKafkaProducer(
+            enable_idempotence=True, linger_ms=5, max_batch_size=256 << 10, max_request_size=REQUEST_BYTES_MAX,
+            **arguments,
+        )  # fmt: skip
+        async with contextlib.AsyncExitStack() as stack:
+            for client in (producer, consumer):
+                stack.push_async_callback(client.stop)
+                await client.start()
+            yield consumer, producer
+
+    async def _take_over(self, tp: TopicPartition) -> None:
+        """Seek to where the state of a newly assigned partition is rebuilt from."""
+        consumer, generation = self._consumer, self._generation
+        committed = await consumer.committed(tp)
+        first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+        emit_from = start = first if committed is None else committed
+        if emit_from > end:
+            log.error("%s: committed offset %d is past its end %d: the topic was made anew; reading it whole",
+                      tp, emit_from, end)  # fmt: skip
+            emit_from = start = first
+        elif emit_from < first:
+            log.error("%s: offsets %d to %d passed retention unread", tp, emit_from, first)
+        else:
+            since_ms = int(time.time() * 1000) - REBUILD_MS
+            found = (await consumer.offsets_for_times({tp: since_ms}))[tp]
+            start = min(found.offset, emit_from) if found else emit_from
+        if generation != self._generation:
+            return  # assigned anew meanwhile: the loop comes back to it
+        consumer.seek(tp, start)
+        self._tasks[tp] = _Task(self._open_partition(tp.partition), emit_from, start)
+        log.info("%s: reading from %d, output from %d", tp, start, emit_from)
+
+    async def _carry(self, tp: TopicPartition, task: _Task, records: list[Any]) -> None:
+        again = 0
+        if records[0].offset < task.emit_from:
+            again = sum(record.offset < task.emit_from for record in records)
+        if again:
+            await asyncio.to_thread(task.owner.advance, records[:again])
+        if again < len(records):
+            outputs = await asyncio.to_thread(task.owner.advance, records[again:])
+            await self._send(tp.partition, task, outputs)
+        task.next_offset = records[-1].offset + 1
+        measures.REBUILDING.labels(tp.partition).set(max(0, task.emit_from - task.next_offset))
+        measures.LAG.labels(tp.partition).set((self._consumer.highwater(tp) or task.next_offset) - task.next_offset)
+
+    async def _send(self, partition: int, task: _Task, outputs: Outputs) -> None:
+        start = time.perf_counter()
+        for topic, messages in outputs.messages.items():
+            if messages and messages[0].headers:
+                for key_, value, headers in messages:
+                    task.sent.append(
+                        await self._producer.send(
+                            self._prefix + topic, value, key=key_, headers=headers, partition=partition
+                        )
+                    )
+            else:
+                await self._send_batches(self._prefix + topic, partition, task, messages)
+        for became, count in outputs.became.items():
+            measures.EVENTS.labels(became).inc(count)
+        for reason, count in outputs.dead.items():
+            measures.DEAD_LETTERS.labels(reason).inc(count)
+        measures.BATCH_EVENTS.observe(sum(outputs.became.values()))
+        measures.STREAMS.labels(partition).set(outputs.streams)
+        measures.STAGE_SECONDS.labels("send").inc(time.perf_counter() - start)
+
+    async def _send_batches(self, topic: str, partition: int, task: _Task, messages: list[Message]) -> None:
+        batch = self._producer.create_batch()
+        now = int(time.time() * 1000)
+        for key, value, _ in messages:
+            if batch.append(timestamp=now, key=key, value=value) is None:
+                task.sent.append(await self._producer.send_batch(batch, topic, partition=partition))
+                batch = self._producer.create_batch()
+                batch.append(timestamp=now, key=key, value=value)
+        if batch.record_count():
+            task.sent.append(await self._producer.send_batch(batch, topic, partition=partition))
+
+    async def _commit(self) -> None:
+        """Await every acknowledgement, then move the group's offsets."""
+        tasks = dict(self._tasks)
+        # aiokafka's flush hides a failed batch; only its future knows.
+        await asyncio.gather(*(sent for task in tasks.values() for sent in task.sent))
+        for task in tasks.values():
+            task.sent.clear()
+        offsets = {tp: task.next_offset for tp, task in tasks.items() if task.next_offset > task.emit_from}
+        if not offsets:
+            return
+        try:
+            await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError) as error:
+            # The group has moved on: whoever owns the partitions now does this work again, under the same `src`.
+            log.warning("commit refused (%s): the partitions have another owner", error)
+            self._tasks.clear()
+            return
+        for tp, offset in offsets.items():
+            tasks[tp].emit_from = offset
+        measures.COMMITTED_AT.set_to_current_time()
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Finish the batch under way, commit, and let go of every partition."""
+        async with self._turn:
+            try:
+                await self._commit()
+            except KafkaError as error:
+                log.warning("not committed before the handover (%s): the next owner repeats it", error)
+            self._tasks.clear()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Let the loop take them over: an exception in here would be swallowed."""
+        self._generation += 1
+        self._tasks.clear()
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, but no longer than until `stop` is set."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
