@@ -2,15 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from online.bundle import BundleRefused, load_bundle
+from online.keys import KeyRefused, load_trusted_keys
 from online.scoring import Scorer
 from online.worker import Champion
 from streams import measures
@@ -24,7 +23,7 @@ class Models:
     """Follows `models`; whatever can't be read, verified or loaded leaves the champion as it is, and is said."""
 
     def __init__(
-        self, kafka: KafkaSettings, *, prefix: str, trusted_keys: Sequence[Ed25519PublicKey], champion: Champion
+        self, kafka: KafkaSettings, *, prefix: str, trusted_keys: Path, champion: Champion
     ) -> None:
         self._kafka, self._topic, self._trusted, self._champion = kafka, f"{prefix}models", trusted_keys, champion
         self._newest: ModelManifest | None = None
@@ -68,9 +67,10 @@ class Models:
             if self._newest and manifest.published_at <= self._newest.published_at:
                 return
             try:
-                bundle = await asyncio.to_thread(load_bundle, _folder(manifest.location), self._trusted)
-                scorer = Scorer(bundle)
-            except BundleRefused as error:
+                # Read anew each time: the key may be younger than this worker.
+                keys = load_trusted_keys(self._trusted)
+                scorer = Scorer(await asyncio.to_thread(load_bundle, _folder(manifest.location), keys))
+            except (BundleRefused, KeyRefused) as error:
                 log.error("model %s refused, the champion stays: %s", manifest.version, error)
                 continue
             self._newest = manifest

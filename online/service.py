@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from online import health
 from online.models import Models
@@ -28,7 +27,7 @@ class WorkerSettings(NamedTuple):
     time_zone: str
     rules: RuleTable
     streams_max: int
-    trusted_keys: Sequence[Ed25519PublicKey]
+    trusted_keys: Path  # a public key, or a folder of them
     health_host: str
     health_port: int
 

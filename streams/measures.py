@@ -1,6 +1,8 @@
 """What a worker says of itself to Prometheus."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()
 
 EVENTS = Counter(
     "linkcast_events",
@@ -8,7 +10,6 @@ EVENTS = Counter(
     ["became"],
 )
 DEAD_LETTERS = Counter("linkcast_dead_letters", "Events sent to metrics.dead, by reason", ["reason"])
-PREDICTIONS = Counter("linkcast_predictions", "Predictions acknowledged by the broker, by class", ["class_"])
 STAGE_SECONDS = Counter("linkcast_stage_seconds", "Time spent in each stage of the hop", ["stage"])
 BATCH_EVENTS = Histogram("linkcast_batch_events", "Events in one batch", buckets=[1, 8, 64, 512, 4096, 32768, 262144])
 LAG = Gauge("linkcast_lag_records", "Log end minus next offset", ["partition"])

@@ -31,7 +31,7 @@ class Message(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: list[tuple[str, bytes]] | None = None
 
 
 def advance(table: StreamTable, records: Sequence[Record]) -> Advanced:
@@ -78,13 +78,13 @@ def dead_letter(rejected: Rejected, *, topic: str, partition: int) -> Message:
     """Return the record for `metrics.dead`: the event's own bytes, with its coordinates and the reason as headers."""
     return Message(
         rejected.record.key,
-        rejected.value,
-        (
+        rejected.value or b"",  # a tombstone without a key could not be sent on
+        [
             ("reason", rejected.reason.encode()),
             ("detail", rejected.detail.encode()),
             ("topic", topic.encode()),
             ("partition", b"%d" % partition),
             ("offset", b"%d" % rejected.record.offset),
             ("index", b"%d" % rejected.element),
-        ),
+        ],
     )

@@ -169,10 +169,14 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         start = time.perf_counter()
         for topic, messages in outputs.messages.items():
             if messages and messages[0].headers:
-                for key_, value, headers in messages:
+                for message in messages:
                     task.sent.append(
                         await self._producer.send(
-                            self._prefix + topic, value, key=key_, headers=headers, partition=partition
+                            self._prefix + topic,
+                            message.value,
+                            key=message.key,
+                            headers=message.headers,
+                            partition=partition,
                         )
                     )
             else:

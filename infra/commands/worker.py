@@ -4,13 +4,12 @@ from pathlib import Path
 
 import click
 
-from infra.options import home_option, kafka_options
+from infra.options import kafka_options
 from streams.kafka import KafkaSettings
 
 
 @click.command()
 @kafka_options
-@home_option
 @click.option("--group", envvar="LINKCAST_GROUP", help="Consumer group; default: the prefix followed by 'worker'.")
 @click.option("--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="Of the fabric, IANA.")
 @click.option(
@@ -33,7 +32,6 @@ from streams.kafka import KafkaSettings
 def command(
     kafka: KafkaSettings,
     prefix: str,
-    home: Path,
     group: str | None,
     time_zone: str,
     rules: Path | None,
@@ -58,10 +56,9 @@ def command(
 
     from infra.progress import compiling
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # what matters of its log we say ourselves
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of its log we say ourselves
 
-    from online.keys import load_trusted_keys
     from online.service import WorkerSettings, run_worker
     from streams.features import compile_kernel
     from streams.labels import DEFAULT_RULES, load_rules
@@ -74,7 +71,7 @@ def command(
         time_zone=time_zone,
         rules=load_rules(rules or DEFAULT_RULES),
         streams_max=streams_max,
-        trusted_keys=load_trusted_keys(trusted_keys or home / "keys"),
+        trusted_keys=trusted_keys or click.get_current_context().params["home"] / "keys",
         health_host=health_host,
         health_port=health_port,
     )

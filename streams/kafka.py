@@ -1,0 +1,199 @@
+"""Where Kafka is and how to speak to it, as the arguments of every aiokafka client.
+
+Importing this needs no Kafka client; `client_arguments` and `await_broker` do.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streams.contract import LinkcastError
+
+if TYPE_CHECKING:
+    from aiokafka.abc import AbstractTokenProvider
+
+SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM")
+
+log = logging.getLogger(__name__)
+
+
+class KafkaUnreachable(LinkcastError):
+    """No broker answers at the bootstrap addresses."""
+
+
+class KafkaRefused(LinkcastError):
+    """The broker is there and will not have us, or we cannot speak to it with these settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KafkaSettings:
+    """Bootstrap addresses and security of one Kafka cluster.
+
+    Parameters
+    ----------
+    bootstrap
+        `host:port`, several separated by commas.
+    security_protocol, sasl_mechanism
+        One of `SECURITY_PROTOCOLS` and of `SASL_MECHANISMS`. AWS_MSK_IAM signs with the ambient AWS credentials
+        for `region` and needs SASL_SSL.
+    username, password
+        For PLAIN and SCRAM. The password is in no repr.
+    ca, certificate, key
+        PEM files: the authority to trust in place of the system's, and the client's own certificate and key (mTLS).
+
+    Examples
+    --------
+    >>> KafkaSettings(bootstrap="kafka-1:9092,kafka-2:9092").client_arguments()["bootstrap_servers"]
+    'kafka-1:9092,kafka-2:9092'
+    """
+
+    bootstrap: str
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    region: str | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.security_protocol not in SECURITY_PROTOCOLS:
+            raise KafkaRefused(
+                f"security protocol {self.security_protocol!r}: choose one of {', '.join(SECURITY_PROTOCOLS)}"
+            )
+        if self.security_protocol.startswith("SASL"):
+            self._check_sasl()
+
+    def _check_sasl(self) -> None:
+        if self.sasl_mechanism not in SASL_MECHANISMS:
+            raise KafkaRefused(f"SASL mechanism {self.sasl_mechanism!r}: choose one of {', '.join(SASL_MECHANISMS)}")
+        if self.sasl_mechanism == "AWS_MSK_IAM":
+            if self.security_protocol != "SASL_SSL" or not self.region:
+                raise KafkaRefused("AWS_MSK_IAM needs the security protocol SASL_SSL and the cluster's AWS region")
+        elif not self.username or not self.password:
+            raise KafkaRefused(f"SASL {self.sasl_mechanism} needs a username and a password")
+
+    def client_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments that any aiokafka client takes. Raises `KafkaRefused` for a bad file.
+
+        Call it inside the event loop's process and once per client: the token provider keeps no state across forks.
+        """
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap,
+            "security_protocol": self.security_protocol,
+        }
+        if self.security_protocol.endswith("SSL"):
+            arguments["ssl_context"] = self._ssl_context()
+        if self.security_protocol.startswith("SASL"):
+            arguments |= self._sasl_arguments()
+        return arguments
+
+    def _ssl_context(self) -> Any:
+        from aiokafka.helpers import create_ssl_context
+
+        try:
+            return create_ssl_context(cafile=self.ca, certfile=self.certificate, keyfile=self.key)
+        except OSError as error:  # a missing file, or ssl.SSLError for one that is no PEM
+            named = ", ".join(str(path) for path in (self.ca, self.certificate, self.key) if path)
+            raise KafkaRefused(f"TLS files {named}: {error}. Give PEM files that this user can read.") from error
+
+    def _sasl_arguments(self) -> dict[str, Any]:
+        if self.sasl_mechanism == "AWS_MSK_IAM":
+            assert self.region  # checked when the settings were made
+            return {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": _msk_tokens(self.region)}
+        return {
+            "sasl_mechanism": self.sasl_mechanism,
+            "sasl_plain_username": self.username,
+            "sasl_plain_password": self.password,
+        }
+
+
+def _msk_tokens(region: str) -> "AbstractTokenProvider":
+    """Return a provider of signed tokens for one MSK cluster's region (each is valid for 15 minutes)."""
+    from aiokafka.abc import AbstractTokenProvider
+
+    try:
+        from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+    except ImportError as error:
+        raise KafkaRefused("AWS_MSK_IAM needs the signer: pip install 'linkcast[msk]'") from error
+
+    class MskTokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is untyped here
+        async def token(self) -> str:
+            # Signing may ask the instance metadata service for credentials: off the event loop.
+            signed, _expires_ms = await asyncio.to_thread(MSKAuthTokenProvider.generate_auth_token, region)
+            return str(signed)
+
+    return MskTokens()
+
+
+async def await_broker(kafka: KafkaSettings, *, seconds: float | None = None) -> None:
+    """Return once a broker of the cluster answers; say so (by `logging`) if it is away, and when it is back.
+
+    Waits `seconds`, or for ever where it is None; then raises `KafkaUnreachable`. Wrong credentials or TLS raise
+    `KafkaRefused` at once: waiting mends neither.
+    """
+    start = time.monotonic()
+    said = False
+    while (reason := await why_no_answer(kafka)) is not None:
+        if seconds is not None and time.monotonic() - start >= seconds:
+            raise KafkaUnreachable(
+                f"no Kafka at {kafka.bootstrap} after {seconds:g} s ({reason}): start it, or set LINKCAST_BOOTSTRAP"
+            )
+        if not said:
+            log.warning("waiting for Kafka at %s (%s)", kafka.bootstrap, reason)
+            said = True
+        await asyncio.sleep(0.5)
+    if said:
+        log.warning("Kafka at %s is there", kafka.bootstrap)
+
+
+async def why_no_answer(kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> str | None:
+    """Ask each bootstrap address for its metadata; return None if one answers with a broker, else the last reason."""
+    from aiokafka.conn import collect_hosts
+
+    arguments = kafka.client_arguments()
+    del arguments["bootstrap_servers"]
+    reason: str | None = "no address given"
+    for host, port, _family in collect_hosts(kafka.bootstrap):
+        reason = await _why_no_answer_at(host, port, request_timeout_ms=timeout_ms, **arguments)
+        if reason is None:
+            return None
+    return reason
+
+
+async def _why_no_answer_at(host: str, port: int, **arguments: Any) -> str | None:
+    # The bare connection and not a client: a client logs an error for each attempt and hides why it failed.
+    from aiokafka.conn import create_conn
+    from aiokafka.errors import (
+        AuthenticationFailedError,
+        KafkaError,
+        SaslAuthenticationFailed,
+        UnsupportedSaslMechanismError,
+    )
+    from aiokafka.protocol.metadata import MetadataRequest
+
+    try:
+        connection = await create_conn(host, port, **arguments)
+    except (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError) as error:
+        raise KafkaRefused(f"Kafka at {host}:{port}: {error}. Check mechanism, username and password.") from error
+    except ssl.SSLCertVerificationError as error:
+        raise KafkaRefused(f"Kafka at {host}:{port}: {error}. Give the authority that signed it (ca).") from error
+    except (OSError, KafkaError, TimeoutError) as error:
+        return _in_a_word(error)
+    try:
+        metadata = await connection.send(MetadataRequest([]))
+    except (KafkaError, TimeoutError) as error:
+        return _in_a_word(error)
+    finally:
+        connection.close()
+    return None if metadata.brokers else "it is starting"
+
+
+def _in_a_word(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

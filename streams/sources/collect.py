@@ -1,0 +1,199 @@
+"""Samples of a source to metric events: the readings of ports, their deltas from one sample to the next, the schedule.
+
+`Collector` is the core, without clock; `samples` keeps the schedule. A parser makes `Reading`s of what its source says
+and leaves out what it can't read, so that one odd device or file never blinds the others.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from streams.contract import METRICS, LinkcastError, MetricEvent
+from streams.sources.counters import BITS, COUNTERS, INDEX, Samples, deltas
+from streams.sources.metrics import LinkState, metrics
+
+log = logging.getLogger(__name__)
+
+TRAFFIC = ("port_xmit_data", "port_rcv_data", "port_xmit_packets", "port_rcv_packets")
+CLASSIC_STUCK = 2**32 - 1
+"""A traffic counter at just this value is a classic 32-bit one, stuck at its maximum: a 64-bit one only passes by."""
+
+FLAGS = ("saturated", "reset", "gap", "quarantined")
+"""Extras that an event carries only where they aren't 0."""
+
+NODE_BYTES_MAX, PORT_BYTES_MAX = 120, 79  # with the slash 200, what the contract allows
+
+
+class NothingRead(LinkcastError):
+    """A source without a single port that could be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One port, read once: what the source said and nothing it didn't.
+
+    `counters` are raw values by the names of `COUNTERS`, data in 4-byte words; `bits` are their widths where these
+    aren't those of sysfs. `ts` is event time in ms, `monotonic_s` the same moment on a clock without steps (for a file:
+    its own time). `boot` is any text that changes when the counters begin anew. `stated` are metrics that the source
+    says itself, used where counters give none; `extra` goes into the event as it is.
+    """
+
+    node: str
+    port: str
+    ts: int
+    monotonic_s: float
+    counters: Mapping[str, int]
+    rate_gbps: float = np.nan
+    is_roce: bool = False
+    boot: str = ""
+    bits: Mapping[str, int] = field(default_factory=dict)
+    stated: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stream_id(self) -> str:
+        """Node and port as the contract wants them: printable, no slash but the one between them, 200 bytes at most.
+
+        >>> Reading("gpu\\n7", "mlx5/0:1", 0, 0.0, {}).stream_id
+        'gpu_7/mlx5_0:1'
+        """
+        return f"{_printable(self.node, NODE_BYTES_MAX)}/{_printable(self.port, PORT_BYTES_MAX)}"
+
+
+def _printable(text: str, bytes_max: int) -> str:
+    clean = "".join(c if c.isprintable() and c != "/" else "_" for c in text) or "_"
+    return clean.encode()[:bytes_max].decode(errors="ignore")
+
+
+class Oddities:
+    """What was odd about a source: each place and reason is logged once, however often it is read."""
+
+    def __init__(self) -> None:
+        self._noted: set[tuple[str, str]] = set()
+
+    def note(self, where: Path | str, reason: str) -> None:
+        """Log `where` and `reason` unless that was done before. Bytes that are no UTF-8 come out escaped."""
+        place = str(where).encode(errors="surrogateescape").decode(errors="backslashreplace")
+        if (place, reason) not in self._noted:
+            self._noted.add((place, reason))
+            log.warning("%s: %s", place, reason)
+
+
+class Collector:
+    """Readings in, metric events out: remembers the last reading of every stream.
+
+    A stream's first reading has nothing to compare with; its event has only what the source states and `extra`. Ports
+    may come and go: whoever comes back is compared with its last reading, over the real time in between.
+    """
+
+    def __init__(self, *, period_s: float, odd: Oddities) -> None:
+        self._period_s = period_s
+        self._odd = odd
+        self._last: dict[str, Reading] = {}
+
+    def events(self, readings: Iterable[Reading]) -> list[MetricEvent]:
+        """Return one event a reading. Readings of the same stream are successive samples, in the order given."""
+        return [event for batch in _batches(readings) for event in self._batch(batch)]
+
+    def _batch(self, batch: dict[str, Reading]) -> list[MetricEvent]:
+        now = list(batch.values())
+        before = [self._last.get(stream) for stream in batch]
+        self._last.update(batch)
+        link = LinkState(np.array([r.rate_gbps for r in now]), np.array([r.is_roce for r in now]))
+        counted = deltas(_samples(before), _samples(now), period_s=self._period_s, bits=_bits(now))
+        figures = metrics(counted, link)
+        rows = zip(*(figure.tolist() for figure in figures.values()), strict=True)
+        return [
+            self._event(stream, reading, dict(zip(figures, row, strict=True)))
+            for (stream, reading), row in zip(batch.items(), rows, strict=True)
+        ]
+
+    def _event(self, stream: str, reading: Reading, figures: dict[str, float]) -> MetricEvent:
+        if figures["quarantined"]:
+            self._odd.note(stream, "counted more than its link can carry: those figures are left out")
+        known = {name: x for name, x in figures.items() if x == x and not (name in FLAGS and x == 0)}
+        known = {**reading.extra, **reading.stated, **known}
+        measured = {name: known.pop(name) for name in METRICS if name in known}
+        return MetricEvent(stream_id=stream, ts=reading.ts, extra=known or None, **measured)
+
+
+def _batches(readings: Iterable[Reading]) -> list[dict[str, Reading]]:
+    """Cut readings into batches that hold each stream once, a stream's own order kept."""
+    batches: list[dict[str, Reading]] = []
+    seen: dict[str, int] = {}
+    for reading in readings:
+        stream = reading.stream_id
+        at = seen[stream] = seen.get(stream, -1) + 1
+        if at == len(batches):
+            batches.append({})
+        batches[at][stream] = reading
+    return batches
+
+
+def _samples(readings: Sequence[Reading | None]) -> Samples:
+    shape = (len(readings), len(COUNTERS))
+    values, is_read = np.zeros(shape, np.uint64), np.zeros(shape, np.bool_)
+    for row, reading in enumerate(readings):
+        for name, value in reading.counters.items() if reading else ():
+            if not (name in TRAFFIC and value == CLASSIC_STUCK):
+                values[row, INDEX[name]], is_read[row, INDEX[name]] = value, True
+    monotonic_s = np.array([reading.monotonic_s if reading else np.nan for reading in readings])
+    # The text's own hash tells two markers apart within this process, which is as long as a marker lives.
+    boot = np.array([hash(reading.boot) if reading else 0 for reading in readings], np.int64)
+    return Samples(values, is_read, monotonic_s, boot)
+
+
+def _bits(readings: Sequence[Reading]) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    bits = np.tile(BITS, (len(readings), 1))
+    for row, reading in enumerate(readings):
+        for name, width in reading.bits.items():
+            bits[row, INDEX[name]] = width
+    return bits
+
+
+def read_files(
+    paths: Iterable[Path], parse: Callable[[bytes, Path, float], list[Reading]], odd: Oddities
+) -> list[Reading]:
+    """Return the readings of all files in order: `parse(content, path, taken_s)` of each that can be read.
+
+    `taken_s` is the file's modification time, Unix epoch: when nobody wrote it anew, there is no new sample.
+    """
+    readings = []
+    for path in paths:
+        try:
+            content, taken_s = path.read_bytes(), path.stat().st_mtime
+        except OSError as error:
+            odd.note(path, error.strerror or str(error))
+            continue
+        found = parse(content, path, taken_s)
+        if not found:
+            odd.note(path, "says nothing of any port")
+        readings += found
+    return readings
+
+
+async def samples(
+    read: Callable[[], list[Reading]], *, every_s: float, count: int | None, stop: asyncio.Event
+) -> AsyncIterator[list[Reading]]:
+    """Yield `count` samples (for ever where None), the first at once and each `every_s` seconds after it.
+
+    The schedule is absolute: a slow reading delays no later one, and what it overran is left out. Ends early after the
+    sample under way when `stop` is set. Reads in a thread, for a device may answer slowly.
+    """
+    clock = asyncio.get_running_loop().time
+    start, taken = clock(), 0
+    while True:
+        yield await asyncio.to_thread(read)
+        taken += 1
+        if taken == count:
+            return
+        next_s = start + every_s * (1 + (clock() - start) // every_s)
+        try:
+            await asyncio.wait_for(stop.wait(), timeout=next_s - clock())
+        except TimeoutError:
+            continue
+        return
