@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from infra.broker.process import running_broker
 from infra.topics import apply_topics
+from online.publish import publish
 from streams.contract import MetricEvent, node_of
 from streams.kafka import KafkaSettings
 
@@ -38,9 +39,16 @@ def bench(*, events: int, streams: int = 1_024, sweep: int = 1, model: Path | No
         asyncio.run(_fill(kafka, events, streams, sweep))
         home = Path(folder)
         if model:
-            asyncio.run(_publish(kafka, model))
+            asyncio.run(publish(kafka, prefix=PREFIX, bundle=model, published_at=int(time.time() * 1000)))
         port_file = home / "worker.log"
-        command = [str(Path(sys.executable).with_name("linkcast")), "worker", "--bootstrap", bootstrap, "--prefix", PREFIX]
+        command = [
+            str(Path(sys.executable).with_name("linkcast")),
+            "worker",
+            "--bootstrap",
+            bootstrap,
+            "--prefix",
+            PREFIX,
+        ]
         command += ["--trusted-keys", str(model.parent.parent / "keys")] if model else []
         with port_file.open("wb") as log:
             worker = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"LINKCAST_HOME": str(home)})
@@ -99,14 +107,6 @@ def _records(events: int, streams: int, sweep: int) -> Iterator[tuple[bytes, byt
             yield from zip(keys, map(encode, tick), strict=False)
         else:
             yield from ((keys[i], encode(tick[i : i + sweep])) for i in range(0, n, sweep))
-
-
-async def _publish(kafka: KafkaSettings, model: Path) -> None:
-    from online.bundle import manifest_record
-
-    async with AIOKafkaProducer(**kafka.client_arguments()) as producer:
-        manifest = manifest_record(model, published_at=int(time.time() * 1000))
-        await producer.send_and_wait(f"{PREFIX}models", msgspec.json.encode(manifest), key=manifest.version.encode())
 
 
 async def _measure(kafka: KafkaSettings, worker: "subprocess.Popen[bytes]", events: int) -> dict[str, object]:

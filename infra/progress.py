@@ -1,18 +1,18 @@
 """What people see on stderr while something takes long."""
 
-import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
 
+_SAY_EVERY_S = 2.0
+
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Say that the kernel is being compiled, if that takes longer than its load from the cache would."""
-    import threading
-
+    """Say that the kernel is being compiled, if that takes longer than loading it from its cache would."""
     start = time.perf_counter()
     said = threading.Event()
 
@@ -20,7 +20,7 @@ def compiling() -> Iterator[None]:
         said.set()
         click.echo("compiling the kernel (once; cached for the next run) …", err=True)
 
-    timer = threading.Timer(2.0, say)
+    timer = threading.Timer(1.5, say)
     timer.daemon = True
     timer.start()
     try:
@@ -28,4 +28,21 @@ def compiling() -> Iterator[None]:
     finally:
         timer.cancel()
         if said.is_set():
-            print(f"compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+            click.echo(f"compiled in {time.perf_counter() - start:.0f} s", err=True)
+
+
+@contextmanager
+def step(what: str) -> Iterator[Callable[[float], None]]:
+    """Announce a step of a long command and say how long it took; its block may tell the share done, 0 to 1."""
+    click.echo(f"{what} …", err=True)
+    start = said_at = time.perf_counter()
+
+    def progress(share: float) -> None:
+        nonlocal said_at
+        now = time.perf_counter()
+        if now - said_at >= _SAY_EVERY_S:
+            said_at = now
+            click.echo(f"  {share:4.0%}", err=True)
+
+    yield progress
+    click.echo(f"  done in {time.perf_counter() - start:.1f} s", err=True)

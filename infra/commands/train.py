@@ -1,0 +1,92 @@
+"""`linkcast train`: a first model from a simulated history."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from infra.options import NoBroker, cluster_options, json_option, kafka_settings
+
+
+@click.command()
+@cluster_options
+@click.option("--ports", default=300, show_default=True, type=click.IntRange(6), help="Of the simulated fabric.")
+@click.option("--hours", default=72.0, show_default=True, type=click.FloatRange(6), help="Of its life.")
+@click.option("--seed", default=1, show_default=True, help="Of fabric and training: the same seed, the same model.")
+@click.option(
+    "--rates",
+    type=click.Choice(["true", "train"]),
+    default="true",
+    show_default=True,
+    help="Fault rates that risk is calibrated to: the real ones, or the raised ones of the simulated history.",
+)
+@click.option("--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="Of the fabric, IANA.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Bundles' folder; default: HOME/models.")
+@click.option(
+    "--key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Signing key, made if missing; default: HOME/keys/signing.key.",
+)
+@click.option("--publish/--no-publish", default=None, help="Onto topic models; default: if there is a cluster.")
+@json_option
+def command(
+    ports: int,
+    hours: float,
+    seed: int,
+    rates: str,
+    time_zone: str,
+    out: Path | None,
+    key: Path | None,
+    publish: bool | None,
+    as_json: bool,
+    **cluster: Any,
+) -> None:
+    r"""Train the two models on a simulated history and write them as one signed bundle.
+
+    Simulates a fabric with raised fault rates (profile train), computes features with the worker's own kernel, fits the
+    classifier and the risk model, and publishes the bundle on topic models, so that running workers take it up. The
+    key's public half is what workers trust (--trusted-keys).
+
+    \b
+        linkcast train --ports 300 --hours 72 --json
+    """
+    import asyncio
+    import json
+    import time
+
+    home, prefix = cluster["home"], cluster.pop("prefix")
+    try:
+        kafka = None if publish is False else kafka_settings(cluster)
+    except NoBroker:
+        if publish:
+            raise
+        kafka = None
+
+    from infra.progress import step
+    from offline.history import base_rate, simulated_history
+    from offline.simulator.fabric import Fabric
+    from offline.train import train_bundle
+    from online.keys import load_or_create_key
+    from online.publish import publish as publish_bundle
+
+    with step(f"simulating {ports} ports for {hours:g} h, and their features") as progress:
+        fabric = Fabric(ports=ports, hours=hours, seed=seed, profile="train")
+        table = simulated_history(fabric, time_zone=time_zone, progress=progress)
+    with step(f"fitting two models to {len(table.ts):,} rows"):
+        now_ms = int(time.time() * 1000)
+        bundle = train_bundle(
+            table,
+            out or home / "models",
+            load_or_create_key(key or home / "keys" / "signing.key"),
+            created_at=now_ms,
+            base_rate=base_rate("true", seed=seed) if rates == "true" else None,
+            seed=seed,
+        )
+    if kafka:
+        with step(f"publishing {bundle.name} on {prefix}models"):
+            asyncio.run(publish_bundle(kafka, prefix=prefix, bundle=bundle, published_at=now_ms))
+    else:
+        click.echo("not published: no cluster was named and none is up here", err=True)
+    evaluation = json.loads((bundle / "manifest.json").read_bytes())["evaluation"]
+    report = {"model": bundle.name, "bundle": str(bundle), "published": kafka is not None, "evaluation": evaluation}
+    click.echo(json.dumps(report) if as_json else str(bundle))
