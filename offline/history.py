@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from offline.simulator.fabric import Fabric
+from offline.simulator.fabric import Fabric, Setting
 from offline.simulator.parameters import Profile
 from offline.simulator.truth import Incident
 from offline.targets import HORIZON_MS, TARGET_NAMES, Incidents, targets
@@ -59,7 +59,7 @@ def base_rate(profile: Profile, *, seed: int, ports: int = 4_000, hours: float =
 
     From the plan of a year alone; no sample is drawn.
     """
-    fabric = Fabric(ports=ports, hours=hours, seed=seed, profile=profile)
+    fabric = Fabric(Setting(ports=ports, hours=hours, seed=seed, profile=profile))
     exposed_ms = sum(
         (incident.end_ms - incident.start_ms + HORIZON_MS) * len(incident.streams) for incident in fabric.incidents
     )

@@ -16,7 +16,7 @@ import click
     help="Rule table in place of linkcast's own (TOML).",
 )
 def command(files: tuple[str, ...], out: Path, time_zone: str, rules: Path | None) -> None:
-    r"""Compute the 24 features and the rule label of each event in FILE…, without a broker.
+    """Compute the 24 features and the rule label of each event in FILE…, without a broker.
 
     Reads JSON Lines (plain, .gz, .zst, or - for stdin), CSV or Parquet, in the order given, and writes one row per
     accepted event that is its stream's newest: stream_id, ts, the features by name, label, rule_risk, confidence,

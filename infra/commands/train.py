@@ -41,7 +41,7 @@ def command(
     as_json: bool,
     **cluster: Any,
 ) -> None:
-    r"""Train the two models on a simulated history and write them as one signed bundle.
+    """Train the two models on a simulated history and write them as one signed bundle.
 
     Simulates a fabric with raised fault rates (profile train), computes features with the worker's own kernel, fits the
     classifier and the risk model, and publishes the bundle on topic models, so that running workers take it up. The
@@ -64,13 +64,13 @@ def command(
 
     from infra.progress import step
     from offline.history import base_rate, simulated_history
-    from offline.simulator.fabric import Fabric
+    from offline.simulator.fabric import Fabric, Setting
     from offline.train import train_bundle
     from online.keys import load_or_create_key
     from online.publish import publish as publish_bundle
 
     with step(f"simulating {ports} ports for {hours:g} h, and their features") as progress:
-        fabric = Fabric(ports=ports, hours=hours, seed=seed, profile="train")
+        fabric = Fabric(Setting(ports=ports, hours=hours, seed=seed, profile="train"))
         table = simulated_history(fabric, time_zone=time_zone, progress=progress)
     with step(f"fitting two models to {len(table.ts):,} rows"):
         now_ms = int(time.time() * 1000)

@@ -40,7 +40,7 @@ def command(
     health_host: str,
     health_port: int,
 ) -> None:
-    r"""Score every event of topic metrics, as a member of a consumer group; more members share the partitions.
+    """Score every event of topic metrics, as a member of a consumer group; more members share the partitions.
 
     Reads metrics and models, writes predictions, features and metrics.dead. Until a model is published the nine rules
     speak, with "model": "rules". Offsets are committed once the outputs are acknowledged; after a restart the last 25

@@ -6,13 +6,20 @@ and leaves out what it can't read, so that one odd device or file never blinds t
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
+import msgspec
 import numpy as np
 
-from streams.contract import METRICS, LinkcastError, MetricEvent
+from streams.contract import METRICS, LinkcastError, MetricEvent, node_of
+from streams.kafka import KafkaSettings
 from streams.sources.counters import BITS, COUNTERS, INDEX, Samples, deltas
 from streams.sources.metrics import LinkState, metrics
 
@@ -30,6 +37,10 @@ NODE_BYTES_MAX, PORT_BYTES_MAX = 120, 79  # with the slash 200, what the contrac
 
 class NothingRead(LinkcastError):
     """A source without a single port that could be read."""
+
+
+class NotWritable(LinkcastError):
+    """A file for the events that can't be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +67,9 @@ class Reading:
 
     @property
     def stream_id(self) -> str:
-        """Node and port as the contract wants them: printable, no slash but the one between them, 200 bytes at most.
+        r"""Node and port as the contract wants them: printable, no slash but the one between them, 200 bytes at most.
 
-        >>> Reading("gpu\\n7", "mlx5/0:1", 0, 0.0, {}).stream_id
+        >>> Reading("gpu\n7", "mlx5/0:1", 0, 0.0, {}).stream_id
         'gpu_7/mlx5_0:1'
         """
         return f"{_printable(self.node, NODE_BYTES_MAX)}/{_printable(self.port, PORT_BYTES_MAX)}"
@@ -75,12 +86,16 @@ class Oddities:
     def __init__(self) -> None:
         self._noted: set[tuple[str, str]] = set()
 
-    def note(self, where: Path | str, reason: str) -> None:
-        """Log `where` and `reason` unless that was done before. Bytes that are no UTF-8 come out escaped."""
+    def note(self, where: Path | str, reason: str, example: object = "") -> None:
+        """Log `where` and `reason`, with the example at hand, unless that was done before.
+
+        Examples may differ each time and don't count: the log stays as short as the list of places and reasons.
+        """
+        # Bytes of a path that are no UTF-8 come out escaped.
         place = str(where).encode(errors="surrogateescape").decode(errors="backslashreplace")
         if (place, reason) not in self._noted:
             self._noted.add((place, reason))
-            log.warning("%s: %s", place, reason)
+            log.warning("%s: %s%s", place, reason, f": {example!a:.60}" if example != "" else "")
 
 
 class Collector:
@@ -115,8 +130,9 @@ class Collector:
     def _event(self, stream: str, reading: Reading, figures: dict[str, float]) -> MetricEvent:
         if figures["quarantined"]:
             self._odd.note(stream, "counted more than its link can carry: those figures are left out")
-        known = {name: x for name, x in figures.items() if x == x and not (name in FLAGS and x == 0)}
-        known = {**reading.extra, **reading.stated, **known}
+        # NaN is the one number that differs from itself.
+        counted = {name: x for name, x in figures.items() if x == x and not (name in FLAGS and x == 0)}
+        known: dict[str, Any] = {**reading.extra, **reading.stated, **counted}
         measured = {name: known.pop(name) for name in METRICS if name in known}
         return MetricEvent(stream_id=stream, ts=reading.ts, extra=known or None, **measured)
 
@@ -197,3 +213,109 @@ async def samples(
         except TimeoutError:
             continue
         return
+
+
+Put = Callable[[list[MetricEvent]], Awaitable[None]]
+Sink = AbstractAsyncContextManager[Put]
+"""Where events go: opened once, then awaited with the events of each sample."""
+
+
+@dataclass(slots=True)
+class Done:
+    """What a collection came to: samples taken, events made, and how many of those have no metric."""
+
+    samples: int = 0
+    events: int = 0
+    without_metric: int = 0
+
+
+async def collect(
+    read: Callable[[], list[Reading]],
+    sink: Sink,
+    *,
+    every_s: float,
+    count: int | None,
+    has_base: bool,
+    odd: Oddities,
+) -> Done:
+    """Take samples until `count`, SIGINT or SIGTERM and put their events into `sink`, the sample under way included.
+
+    With `has_base` one sample more is taken first, to compare with, and gives no events. Raises `NothingRead` if the
+    first one is empty.
+    """
+    collector, done = Collector(period_s=every_s, odd=odd), Done()
+    takes = count + has_base if count else None
+    is_first = True
+    async with sink as put:
+        # Not before the sink is open: until then there is no sample to finish, and a signal ends the process.
+        stop = _stop_on_signal()
+        async for readings in samples(read, every_s=every_s, count=takes, stop=stop):
+            if is_first and not readings:
+                raise NothingRead("no port could be read: the lines above say why; is the path right?")
+            events = collector.events(readings)
+            if not (is_first and has_base):
+                await put(events)
+                done.samples += 1
+                done.events += len(events)
+                done.without_metric += sum(not has_metric(event) for event in events)
+            is_first = False
+    return done
+
+
+def _stop_on_signal() -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set, each once: the second signal ends the process at once."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def set_once(number: int) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, set_once, number)
+    return stop
+
+
+def has_metric(event: MetricEvent) -> bool:
+    """Whether an event has one of the metrics, without which it would be a dead letter."""
+    return any(getattr(event, metric) is not None for metric in METRICS)
+
+
+def to_file(path: str) -> Sink:
+    """Write events as JSON Lines to a file, `-` is standard output; each sample is there once it was put.
+
+    Raises `NotWritable` at once if the file can't be opened.
+    """
+    if path == "-":
+        return _to_lines(nullcontext(sys.stdout.buffer))
+    try:
+        return _to_lines(Path(path).open("wb"))
+    except OSError as error:
+        raise NotWritable(f"{path}: {error.strerror}: name another file with --out") from error
+
+
+@asynccontextmanager
+async def _to_lines(opening: AbstractContextManager[IO[bytes]]) -> AsyncIterator[Put]:
+    with opening as file:
+
+        async def put(events: list[MetricEvent]) -> None:
+            file.write(b"".join(msgspec.json.encode(event) + b"\n" for event in events))
+            file.flush()
+
+        yield put
+
+
+@asynccontextmanager
+async def to_kafka(kafka: KafkaSettings, prefix: str) -> AsyncIterator[Put]:
+    """Publish events to `metrics`, a sweep a node; those without a metric stay here, for they would be dead letters."""
+    from streams.producer import MetricsProducer
+
+    async with MetricsProducer(kafka, prefix=prefix) as producer:
+
+        async def put(events: list[MetricEvent]) -> None:
+            sweeps: dict[str, list[MetricEvent]] = defaultdict(list)
+            for event in filter(has_metric, events):
+                sweeps[node_of(event.stream_id)].append(event)
+            for sweep in sweeps.values():
+                await producer.send_sweep(sweep)
+
+        yield put

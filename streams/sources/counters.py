@@ -15,7 +15,7 @@ GAP_PERIODS = 3
 """An interval longer than this many periods is a gap: samples were missed in it."""
 
 WORD_BYTES = 4
-"""Data counters count 4-byte words, on every link width (InfiniBand Architecture 1.3, 16.1.3.5)."""
+"""Data counters count 4-byte words, on every link width (Documentation/ABI/stable/sysfs-class-infiniband)."""
 
 
 class Counter(NamedTuple):
@@ -134,7 +134,7 @@ def deltas(previous: Samples, current: Samples, *, period_s: float, bits: NDArra
     # A value above the top proves that the source is wider than declared: then it can't have wrapped there.
     is_wrapped = is_back & ~_STICKS & (before > quarter * np.uint64(3)) & (before <= top) & (now < quarter)
     is_reset = is_read_twice & (is_restarted | (is_back & ~is_wrapped))
-    # The modulo of the width is the identity where nothing wrapped, and is kept from wider values for the same reason.
+    # Modulo the width only where it wrapped: a value wider than declared keeps its upper bits.
     counted = np.where(is_wrapped, (now - before) & top, now - before).astype(np.float64)
     is_known = is_read_twice & ~is_reset & ~(_STICKS & (before == top) & (now == top)) & (elapsed_s > 0)[:, np.newaxis]
     return Deltas(

@@ -36,7 +36,7 @@ PACKETS_MIN = 1_000
 """Floor of the packets that errors are divided by: one bad packet of three isn't 33 % loss."""
 
 LINE_RATE_TOLERANCE = 1.05
-"""What a port may exceed its line rate by: the clock of the sample isn't that of the counter (mlx5 caches 10 ms)."""
+"""What a port may exceed its line rate by: a sample's time isn't quite its counters' own."""
 
 STALL_TICK_BYTES = 64
 """Transmission lost per tick of `port_xmit_wait` on recent NVIDIA parts (NVIDIA/ib-traffic-monitor#3)."""

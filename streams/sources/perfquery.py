@@ -87,5 +87,5 @@ def _counters(lines: list[bytes], path: Path, odd: Oddities) -> dict[str, int]:
         if text.isdigit() and len(text) <= 20 and int(text) < 2**64:
             counters[name] = int(text)
         else:
-            odd.note(path, f"{name} {text[:40]!r} is no counter value")
+            odd.note(path, f"{name} is no counter value", text)
     return counters

@@ -30,8 +30,9 @@ NAMES = {
     "excessive_buffer_overrun_errors_total": "excessive_buffer_overrun_errors",
     "local_ack_timeout_errors_total": "local_ack_timeout_err",
     "packet_sequence_errors_total": "packet_seq_err",
-    "rnr_nak_retry_packets_total": "rnr_nak_retry_err",
+    "rnr_nak_retry_packets_received_total": "rnr_nak_retry_err",
     "out_of_sequence_packets_received_total": "out_of_sequence",
+    "rx_icrc_encapsulated_errors_total": "rx_icrc_encapsulated",
     "req_cqes_errors_total": "req_cqe_error",
     "req_cqes_flush_errors_total": "req_cqe_flush_error",
     "resp_cqes_errors_total": "resp_cqe_error",
@@ -88,7 +89,7 @@ def _number(text: str, path: Path, odd: Oddities) -> float:
         value = math.nan
     if 0 <= value < 2**64:
         return value
-    odd.note(path, f"{text[:40]!a} is no counter value")
+    odd.note(path, "has samples that are no counter values", text)
     return math.nan
 
 

@@ -42,7 +42,7 @@ class Sysfs:
     def _is_port(self, name: str) -> bool:
         if name.isascii() and name.isdigit():
             return True
-        self._odd.note(self._root, f"{name!a} is no port number")
+        self._odd.note(self._root, "has ports that are no numbers", name)
         return False
 
     def _port(self, device: Path, port: str) -> Reading | None:
@@ -86,12 +86,12 @@ class Sysfs:
             return None
         if text.isascii() and text.isdigit() and len(text) <= 20 and (value := int(text)) < 2**64:
             return value
-        self._odd.note(file, f"{text[:40]!a} is no counter value")
+        self._odd.note(file, "is no counter value", text)
         return None
 
     def _names(self, folder: Path) -> list[str]:
         try:
-            return os.listdir(folder)
+            return [path.name for path in folder.iterdir()]
         except OSError as error:
             self._odd.note(folder, error.strerror or str(error))
             return []

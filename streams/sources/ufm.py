@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from streams.contract import EVENT_TIME_MS_MAX
-from streams.events import UNDECODABLE
 from streams.sources.collect import Oddities, Reading
 from streams.sources.counters import WORD_BYTES
 from streams.sources.perfquery import NAMES as EXTENDED_STEMS
@@ -35,6 +34,8 @@ NAMES = {
 }
 EXTENDED = {f"{name}Extended": counter for name, counter in EXTENDED_STEMS.items()}
 
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _AROUND = re.compile(r"^infiniband_|(?:_f)?_u_\w+$", re.IGNORECASE)
 
 
@@ -44,7 +45,7 @@ def parse(content: bytes, path: Path, taken_s: float, *, odd: Oddities) -> list[
     for index, row in enumerate(_rows(content, path, odd)):
         reading = _reading(row, taken_s, path, odd) if isinstance(row, dict) else None
         if reading is None:
-            odd.note(path, f"row {index} names no port")
+            odd.note(path, "has rows that name no port", f"row {index}")
         else:
             readings.append(reading)
     return readings
@@ -59,7 +60,7 @@ def _rows(content: bytes, path: Path, odd: Oddities) -> Iterator[Any]:
             try:
                 messages.append(msgspec.json.decode(line))
             except UNDECODABLE as error:
-                odd.note(f"{path}:{number}", str(error))
+                odd.note(path, "has lines that are no JSON", f"line {number}, {error}")
     for message in messages:
         rows = message.get("values") if isinstance(message, dict) else message
         yield from rows if isinstance(rows, list) else ()
@@ -96,5 +97,5 @@ def _is_figure(name: str, value: object, path: Path, odd: Oddities) -> bool:
         return False
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**64:
         return True
-    odd.note(path, f"{name} {value!a:.40} is no counter value")
+    odd.note(path, f"{name} is no counter value", value)
     return False

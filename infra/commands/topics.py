@@ -1,0 +1,71 @@
+"""`linkcast topics`: the declared topics of a cluster."""
+
+import asyncio
+import sys
+
+import click
+
+from infra.options import json_option, kafka_options
+from streams.kafka import KafkaSettings
+from streams.topics import PARTITIONS
+
+
+@click.group()
+def command() -> None:
+    """The declared topics: make and check them, or list them."""
+
+
+@command.command()
+@click.option(
+    "--partitions",
+    type=click.IntRange(1),
+    default=PARTITIONS,
+    show_default=True,
+    help="Of metrics and the topics that follow it.",
+)
+@click.option("--replication", type=click.IntRange(1), help="Copies; the number of brokers, at most 3, unless given.")
+@kafka_options
+@json_option
+def apply(partitions: int, replication: int | None, kafka: KafkaSettings, prefix: str, as_json: bool) -> None:
+    """Make the topics that are missing; say where the others differ from their declaration, and change nothing there.
+
+    Waits for the cluster if it is away. Prints one difference a line; exits with 1 if there are any.
+
+    \b
+        linkcast topics apply --partitions 8
+    """
+    import msgspec
+
+    from infra.topics import apply_topics
+
+    applied = asyncio.run(apply_topics(kafka, prefix, partitions=partitions, replication=replication))
+    if as_json:
+        print(msgspec.json.encode(applied).decode())
+    else:
+        for topic in applied.created:
+            print(f"made {topic}", file=sys.stderr)
+        for difference in applied.differences:
+            print(difference)
+    sys.exit(bool(applied.differences))
+
+
+@command.command("list")
+@kafka_options
+@json_option
+def list_(kafka: KafkaSettings, prefix: str, as_json: bool) -> None:
+    """List the declared topics that the cluster has: partitions, copies, settings.
+
+    \b
+        linkcast topics list --json | jq -r '.[].topic'
+    """
+    import msgspec
+
+    from infra.topics import list_topics
+
+    found = asyncio.run(list_topics(kafka, prefix))
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    for topic in found:
+        settings = " ".join(f"{key}={value}" for key, value in sorted(topic.config.items()))
+        print(f"{topic.topic}  partitions={topic.partitions} replication={topic.replication} {settings}")

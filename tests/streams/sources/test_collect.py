@@ -1,0 +1,153 @@
+import asyncio
+
+import msgspec
+import pytest
+
+from streams.contract import MetricEvent
+from streams.sources.collect import Collector, Oddities, Reading, samples
+from streams.sources.sysfs import Sysfs
+
+
+def reading(port="mlx5_0:1", at_s=0.0, *, boot="", bits=None, stated=None, rate_gbps=100.0, **counters):
+    return Reading(
+        node="gpu7",
+        port=port,
+        ts=int(at_s * 1000),
+        monotonic_s=at_s,
+        counters=counters,
+        rate_gbps=rate_gbps,
+        boot=boot,
+        bits=bits or {},
+        stated=stated or {},
+    )
+
+
+@pytest.fixture
+def collector():
+    return Collector(period_s=10, odd=Oddities())
+
+
+def test_a_streams_first_event_has_no_metric_and_its_second_has(collector):
+    (first,) = collector.events([reading(port_xmit_data=0, port_rcv_data=0)])
+    (second,) = collector.events([reading(at_s=10, port_xmit_data=2_250_000_000, port_rcv_data=0)])
+
+    assert first.bandwidth_gbps is None
+    assert first.extra == {"rate_gbps": 100}
+    assert second.bandwidth_gbps == pytest.approx(7.2)
+    assert second.ts == 10_000
+
+
+def test_ports_come_and_go_and_the_others_stay(collector):
+    both = ["mlx5_0:1", "mlx5_1:1"]
+    collector.events([reading(port, 0, link_downed=0) for port in both])
+    collector.events([reading("mlx5_0:1", 10, link_downed=0)])
+    back, new = collector.events([reading("mlx5_1:1", 40, link_downed=2), reading("mlx5_2:1", 40, link_downed=5)])
+
+    assert back.extra["link_downed"] == 3  # 2 in 40 s
+    assert back.extra["gap"] == 1
+    assert "link_downed" not in new.extra
+
+
+def test_readings_of_one_stream_are_successive_samples_wherever_they_are_cut(collector):
+    rows = [reading(at_s=at_s, port_xmit_data=at_s * 10**8, port_rcv_data=0) for at_s in range(0, 60, 10)]
+    other = Collector(period_s=10, odd=Oddities())
+
+    at_once = collector.events(rows)
+    one_by_one = [event for row in rows for event in other.events([row])]
+
+    assert at_once == one_by_one
+    assert [e.bandwidth_gbps for e in at_once[1:]] == [pytest.approx(3.2)] * 5
+
+
+def test_a_reboot_makes_one_interval_unknown(collector):
+    collector.events([reading(boot="a", link_downed=1)])
+    (restarted,) = collector.events([reading(at_s=10, boot="b", link_downed=3)])
+    (after,) = collector.events([reading(at_s=20, boot="b", link_downed=4)])
+
+    assert "link_downed" not in restarted.extra
+    assert restarted.extra["reset"] == 1
+    assert after.extra["link_downed"] == 6
+
+
+def test_a_classic_32_bit_traffic_counter_that_is_stuck_is_unknown_and_not_idle(collector):
+    stuck = {"port_xmit_data": 2**32 - 1, "port_rcv_data": 2**32 - 1}
+    collector.events([reading(**stuck)])
+    (event,) = collector.events([reading(at_s=10, **stuck)])
+
+    assert event.bandwidth_gbps is None
+    assert event.utilization is None
+
+
+def test_counters_come_before_what_the_source_states(collector):
+    (alone,) = collector.events([reading(stated={"utilization": 3.0})])
+    (counted,) = collector.events([reading(at_s=10, stated={"utilization": 3.0})])
+    assert (alone.utilization, counted.utilization) == (3, 3)
+
+    collector.events([reading(at_s=20, port_xmit_data=0, port_rcv_data=0)])
+    (counted,) = collector.events([reading(at_s=30, stated={"utilization": 3.0}, port_xmit_data=0, port_rcv_data=0)])
+    assert counted.utilization == 0
+
+
+def test_what_no_link_can_carry_is_left_out_and_said_once(collector, caplog):
+    for at_s in range(0, 40, 10):
+        (event,) = collector.events([reading(at_s=at_s, port_xmit_data=at_s * 10**12, port_rcv_data=0)])
+
+    assert event.bandwidth_gbps is None
+    assert event.extra["quarantined"] == 1
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("name", ["a" * 500, "é" * 300, "a/b", "\udcff", "", "a\u2028b"])
+def test_any_name_makes_a_stream_id_of_the_contract(name):
+    stream_id = Reading(name, name, 0, 0.0, {}).stream_id
+
+    assert stream_id.isprintable()
+    assert len(stream_id.encode()) <= 200
+    assert stream_id.count("/") == 1
+    msgspec.convert({"v": 1, "stream_id": stream_id, "ts": 0}, MetricEvent)
+
+
+def test_a_tree_that_does_not_change_is_idle_and_its_stuck_counters_are_unknown(sysfs_tree):
+    (sysfs_tree / "mlx4_0/ports/1/counters/port_rcv_errors").write_text("65535\n")
+    source = Sysfs(sysfs_tree, host="gpu7", odd=Oddities())
+    collector = Collector(period_s=0.01, odd=Oddities())
+
+    collector.events(source.read())
+    events = {event.stream_id: event for event in collector.events(source.read())}
+
+    assert len(events) == 4
+    assert [e.bandwidth_gbps for e in events.values()] == [0, 0, 0, 0]
+    assert [e.error_rate for e in events.values()] == [0, None, 0, 0]
+    assert [e.qp_errors for e in events.values()] == [None, None, None, 0]
+
+
+async def test_samples_keep_to_the_schedule_and_stop_after_the_one_under_way():
+    stop, taken_s = asyncio.Event(), []
+    clock = asyncio.get_running_loop().time
+
+    def read():
+        taken_s.append(clock())
+        return []
+
+    start = clock()
+    async for _ in samples(read, every_s=0.05, count=None, stop=stop):
+        if len(taken_s) == 4:
+            stop.set()
+
+    assert len(taken_s) == 4
+    for k, at_s in enumerate(taken_s):
+        assert at_s - start >= 0.05 * k - 0.001  # never early, so no drift is made up for
+
+
+async def test_a_slow_reading_skips_what_it_overran():
+    clock = asyncio.get_running_loop().time
+    released = asyncio.Event()
+    start, taken_s = clock(), []
+
+    async for _ in samples(list, every_s=0.05, count=3, stop=asyncio.Event()):
+        taken_s.append(clock() - start)
+        if len(taken_s) == 1:
+            asyncio.get_running_loop().call_later(0.12, released.set)
+            await released.wait()
+
+    assert taken_s[1] >= 0.149  # the third tick: those at 0.05 and 0.10 had passed
