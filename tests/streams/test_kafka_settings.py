@@ -1,0 +1,151 @@
+"""Connection settings become aiokafka's arguments, secrets stay secret, and a broker that is away is waited for."""
+
+import asyncio
+import base64
+import contextlib
+import logging
+import ssl
+
+import certifi
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from streams.kafka import KafkaRefused, KafkaSettings, KafkaUnreachable, await_broker, why_no_answer
+
+
+def test_a_plain_cluster_needs_nothing_but_its_addresses():
+    assert KafkaSettings(bootstrap="a:1,b:2").client_arguments() == {
+        "bootstrap_servers": "a:1,b:2",
+        "security_protocol": "PLAINTEXT",
+    }
+
+
+def test_the_password_reaches_the_client_and_no_repr():
+    kafka = KafkaSettings(
+        bootstrap="a:1",
+        security_protocol="SASL_SSL",
+        sasl_mechanism="SCRAM-SHA-512",
+        username="linkcast",
+        password="correct horse",
+    )
+
+    assert "correct horse" not in repr(kafka)
+    arguments = kafka.client_arguments()
+    assert arguments["sasl_plain_password"] == "correct horse"
+    assert arguments["sasl_mechanism"] == "SCRAM-SHA-512"
+    assert arguments["ssl_context"].verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_msk_tokens_are_signed_for_the_region_and_taken_by_the_client(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
+    kafka = KafkaSettings(
+        bootstrap="a:1", security_protocol="SASL_SSL", sasl_mechanism="AWS_MSK_IAM", region="eu-central-1"
+    )
+
+    arguments = kafka.client_arguments()
+    token = await arguments["sasl_oauth_token_provider"].token()
+
+    assert arguments["sasl_mechanism"] == "OAUTHBEARER"
+    assert b"kafka.eu-central-1.amazonaws.com" in base64.urlsafe_b64decode(token + "==")
+    await AIOKafkaAdminClient(**arguments).close()  # a client refuses arguments it doesn't know
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"security_protocol": "TLS"}, "choose one of PLAINTEXT, SSL"),
+        ({"security_protocol": "SASL_SSL"}, "choose one of PLAIN, SCRAM"),
+        ({"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "username": "u"}, "needs a username and"),
+        ({"security_protocol": "SASL_SSL", "sasl_mechanism": "AWS_MSK_IAM"}, "AWS region"),
+        ({"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "AWS_MSK_IAM", "region": "r"}, "SASL_SSL"),
+    ],
+)
+def test_settings_that_can_never_connect_are_refused_with_the_fix(settings, fix):
+    with pytest.raises(KafkaRefused, match=fix):
+        KafkaSettings(bootstrap="a:1", **settings)
+
+
+def test_an_unreadable_tls_file_is_named(tmp_path):
+    no_pem = tmp_path / "ca.pem"
+    no_pem.write_text("not a certificate")
+
+    assert (
+        "ssl_context" in KafkaSettings(bootstrap="a:1", security_protocol="SSL", ca=certifi.where()).client_arguments()
+    )
+    for ca in (no_pem, tmp_path / "absent.pem"):
+        with pytest.raises(KafkaRefused, match=ca.name):
+            KafkaSettings(bootstrap="a:1", security_protocol="SSL", ca=ca).client_arguments()
+
+
+async def test_a_broker_that_never_comes_is_given_up_after_the_time_allowed(unused_tcp_port):
+    with pytest.raises(KafkaUnreachable, match=rf"127.0.0.1:{unused_tcp_port} after 0 s .*LINKCAST_BOOTSTRAP"):
+        await await_broker(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}"), seconds=0)
+
+
+async def test_a_broker_that_is_away_is_waited_for_said_so_once_and_gone_on_with(kafka, unused_tcp_port):
+    said = Said()
+    logging.getLogger("streams.kafka").addHandler(said)
+    waiting = asyncio.create_task(await_broker(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}")))
+    await said.something.wait()
+    assert not waiting.done()
+
+    async with forwarding(unused_tcp_port, to=kafka.bootstrap):
+        await asyncio.wait_for(waiting, 30)
+
+    logging.getLogger("streams.kafka").removeHandler(said)
+    assert said.lines[0].startswith(f"waiting for Kafka at 127.0.0.1:{unused_tcp_port} (")
+    assert said.lines[1:] == [f"Kafka at 127.0.0.1:{unused_tcp_port} is there"]
+
+
+async def test_one_address_that_answers_is_enough(kafka, unused_tcp_port):
+    both = KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port},{kafka.bootstrap}")
+
+    assert await why_no_answer(both) is None
+
+
+async def test_a_listener_that_is_no_kafka_is_no_answer(unused_tcp_port):
+    async def hang_up(_reader, writer):
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", unused_tcp_port):
+        assert await why_no_answer(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}"), timeout_ms=1_000)
+
+
+class Said(logging.Handler):
+    """Collects what is logged, and lets a test wait for the first line."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+        self.something = asyncio.Event()
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+        self.something.set()
+
+
+@contextlib.asynccontextmanager
+async def forwarding(port, *, to):
+    """A port that carries bytes to another while it is open: a broker that appears."""
+    host, _, to_port = to.rpartition(":")
+    connections = set()
+
+    async def carry(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(65_536):
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def serve(reader, writer):
+        connections.add(asyncio.current_task())
+        there_reader, there_writer = await asyncio.open_connection(host, int(to_port))
+        await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", port):
+        yield
+        await asyncio.gather(*connections)
