@@ -2,7 +2,7 @@
 
 Free of NumPy and Kafka, so that anything may import it. Times are integer milliseconds since the epoch, UTC. A
 missing or null metric is *missing*, never zero. Within version 1 a field may be added with a default; none is
-renamed, retyped, reused or removed. `docs/asyncapi.yaml` is generated from here (`linkcast topics asyncapi`).
+renamed, retyped, reused or removed. `docs/asyncapi.json` is generated from here (`python -m streams.asyncapi`).
 """
 
 from typing import Annotated, Literal

@@ -41,7 +41,7 @@ class Speed(click.ParamType[float]):
 def command(
     files: tuple[str, ...], speed: float, limit: int | None, skip_bad: bool, kafka: KafkaSettings, prefix: str
 ) -> None:
-    r"""Publish recorded metric events.
+    """Publish recorded metric events.
 
     Reads JSON Lines (plain, .gz, .zst, or - for stdin), CSV or Parquet, one file after the other, and writes to topic
     metrics: order per node and event times unchanged. Waits for the cluster if it is away. Lines that are no events go
