@@ -22,9 +22,7 @@ log = logging.getLogger(__name__)
 class Models:
     """Follows `models`; whatever can't be read, verified or loaded leaves the champion as it is, and is said."""
 
-    def __init__(
-        self, kafka: KafkaSettings, *, prefix: str, trusted_keys: Path, champion: Champion
-    ) -> None:
+    def __init__(self, kafka: KafkaSettings, *, prefix: str, trusted_keys: Path, champion: Champion) -> None:
         self._kafka, self._topic, self._trusted, self._champion = kafka, f"{prefix}models", trusted_keys, champion
         self._newest: ModelManifest | None = None
         self.caught_up = asyncio.Event()
