@@ -24,6 +24,7 @@ STREAMS_MAX = 200_000
 """How many streams a partition takes unless told otherwise."""
 
 _PREVIOUS_MS_MAX = 3_600_000
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _HOUR_MS, _DAY_MS, _MINUTE_MS = 3_600_000, 86_400_000, 60_000.0
 
 
@@ -166,7 +167,7 @@ def _describe(
     latency_b = windows.open_mean(w, s, LATENCY) if np.isnan(latency_b) else latency_b
     utilization_b = windows.open_mean(w, s, UTILIZATION) if np.isnan(utilization_b) else utilization_b
     bandwidth_b = windows.open_mean(w, s, BANDWIDTH) if np.isnan(bandwidth_b) else bandwidth_b
-    delta_pct = (latency - latency_b) / latency_b * 100.0 if latency_b != 0.0 else np.nan
+    delta_pct = _percent_above(latency, latency_b)
     mean_5m, std_5m = windows.latency_5m(w, s)
     for m in range(5):
         f[m] = metrics[m]
@@ -177,7 +178,7 @@ def _describe(
     f[10] = delta_pct
     f[11] = latency - latency_b
     f[12] = utilization - utilization_b
-    f[13] = (bandwidth - bandwidth_b) / bandwidth_b * 100.0 if bandwidth_b != 0.0 else np.nan
+    f[13] = _percent_above(bandwidth, bandwidth_b)
     _describe_rates(w, s, t, before, latency, utilization, f)
     _describe_time(t, calendar, f)
     f[21] = latency * utilization / 100.0
@@ -187,6 +188,15 @@ def _describe(
     else:
         harm = 0.4 * utilization + 0.3 * min(100.0, max(0.0, delta_pct)) + 0.3 * error_rate * 1000.0
         f[23] = 100.0 - min(100.0, max(0.0, harm)) if not np.isnan(harm) else np.nan
+
+
+@numba.njit(nogil=True)
+def _percent_above(x: float, baseline: float) -> float:
+    if baseline == 0.0:
+        return np.nan
+    percent = (x - baseline) / baseline * 100.0
+    # A baseline next to nothing would make it infinite, which XGBoost refuses to learn from.
+    return min(percent, _FLOAT32_MAX) if percent > 0.0 else percent
 
 
 @numba.njit(nogil=True)
