@@ -23,7 +23,7 @@ SUBCOMMANDS = {
     "topics": "The declared topics: make and check them, or list them.",
     "doctor": "Say what is missing on this machine, and the fix.",
     "collect": "Read real port counters and publish metric events.",
-    "simulate": "Write the counters, events and truth of a seeded fabric.",
+    "simulate": "Write the events and the truth of a seeded fabric.",
     "replay": "Publish recorded metric events.",
     "worker": "Score every event of topic metrics, as a member of a consumer group; more members share the partitions.",
     "backfill": "Compute the 24 features and the rule label of each event in FILE…, without a broker.",

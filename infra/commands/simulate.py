@@ -41,7 +41,7 @@ def _even(_context: click.Context, _option: click.Parameter, value: int) -> int:
     type=click.Choice(["selene", "tree"]),
     default="selene",
     show_default=True,
-    help="A real InfiniBand cluster of up to 16,000 ports, or a RoCE fat tree of any size.",
+    help="A real InfiniBand cluster of up to 15,302 ports, or a RoCE fat tree of any size.",
 )
 @click.option("--start", type=click.DateTime(), default="2026-01-05", show_default=True, help="First event time, UTC.")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
@@ -57,7 +57,7 @@ def command(
     start: datetime,
     processes: int,
 ) -> None:
-    r"""Write the counters, events and truth of a seeded fabric.
+    """Write the events and the truth of a seeded fabric.
 
     Counters of every port are simulated, and read by the code that reads real ones. Reads nothing, and writes to the
     folder --out: metrics.parquet (or metrics.jsonl.zst) in the order of arrival, outcomes.jsonl, truth.jsonl (which
