@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -167,6 +168,7 @@ def native_margins(booster: xgb.Booster, X: NDArray[np.float32]) -> NDArray[np.f
     return np.asarray(margins, np.float32).reshape(len(X), -1)
 
 
+@cache
 def feature_code_sha256() -> str:
     """Return the hash of the source of the feature kernel."""
     digest = hashlib.sha256()

@@ -12,6 +12,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.snapshot import Chunks, Part, put
+
 CHANGES = ("", "opened", "worsened", "eased", "closed")
 """What an event changed, by the code that `advance` returns for it; the words of `contract.Change`."""
 _SILENT, _OPENED, _WORSENED, _EASED, _CLOSED = range(5)
@@ -47,6 +49,7 @@ class Episodes:
 
     def __init__(self) -> None:
         self._state = _empty(1024)
+        self._dirty = np.zeros(1, np.uint8)
 
     def advance(
         self, slots: NDArray[np.integer], ts: NDArray[np.int64], risk: NDArray[np.float64]
@@ -60,7 +63,17 @@ class Episodes:
         self._make_room(int(slots.max(initial=-1)) + 1)
         change, opened_at = np.empty(slots.size, np.int8), np.empty(slots.size, np.int64)
         _advance(self._state, slots, ts, risk, change, opened_at)
+        self._dirty[0] |= slots.size > 0
         return change, opened_at
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the state as what a snapshot writes."""
+        return (Part("episodes", tuple(self._state), self._dirty),)
+
+    def restore(self, n_streams: int, chunks: Chunks) -> None:
+        """Take over the state of a snapshot of so many streams."""
+        self._make_room(n_streams)
+        put(self.parts(), chunks)
 
     def _make_room(self, n_streams: int) -> None:
         capacity = self._state.band.size

@@ -28,6 +28,8 @@ class WorkerSettings(NamedTuple):
     rules: RuleTable
     streams_max: int
     trusted_keys: Path  # a public key, or a folder of them
+    instance: str | None  # static membership
+    accept_gap: bool
     health_host: str
     health_port: int
 
@@ -43,9 +45,16 @@ async def run_worker(
         table = StreamTable(
             time_zone=settings.time_zone, rules=settings.rules, streams_max=settings.streams_max
         )  # fmt: skip
-        return ScoredPartition(number, topic=topic, table=table, champion=champion)
+        return ScoredPartition(number, topic=topic, table=table, champion=champion, settings=settings.time_zone)
 
-    runner = Runner(kafka, prefix=settings.prefix, group=settings.group, open_partition=open_partition)
+    runner = Runner(
+        kafka,
+        prefix=settings.prefix,
+        group=settings.group,
+        open_partition=open_partition,
+        instance=settings.instance,
+        accept_gap=settings.accept_gap,
+    )
     models = Models(kafka, prefix=settings.prefix, trusted_keys=settings.trusted_keys, champion=champion)
     with health.serve(
         settings.health_host,

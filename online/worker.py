@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from online.bundle import feature_code_sha256
 from online.episodes import CHANGES, Episodes, episode_id
 from online.scoring import RulesScorer, Scorer, Scores
 from streams import feature_batch, measures
@@ -15,6 +17,7 @@ from streams.decode import Record
 from streams.features import StreamTable
 from streams.partition import Advanced, Message, advance, dead_letter
 from streams.runner import Outputs
+from streams.snapshot import Chunks, Manifest, check, ids_in, take
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,10 +32,32 @@ class Champion:
 class ScoredPartition:
     """The owner of one partition of `metrics`."""
 
-    def __init__(self, number: int, *, topic: str, table: StreamTable, champion: Champion) -> None:
+    def __init__(self, number: int, *, topic: str, table: StreamTable, champion: Champion, settings: str) -> None:
         self._number, self._topic, self._table, self._champion = number, topic, table, champion
+        self._settings = settings  # what the state depends on beside the code
+        self._ids_written = 0
         self._episodes = Episodes()
         self._nodes: list[bytes] = []
+
+    def take(self) -> tuple[Chunks, dict[str, Any]]:
+        """Copy what changed since the last snapshot, and say what its manifest is to say of it."""
+        ids = self._table.ids
+        chunks = take((*self._table.parts(), *self._episodes.parts()), ids, self._ids_written)
+        self._ids_written = len(ids)
+        return chunks, {
+            "feature_code": feature_code_sha256(),
+            "settings": self._settings,
+            "streams": len(ids),
+            "model": self._champion.scorer.version,
+        }
+
+    def restore(self, manifest: Manifest, chunks: Chunks) -> None:
+        """Go on from a snapshot; `SnapshotRefused` if other code or other settings made it."""
+        check(manifest, feature_code=feature_code_sha256(), settings=self._settings)
+        ids = ids_in(chunks)
+        self._table.restore(ids, chunks)
+        self._episodes.restore(len(ids), chunks)
+        self._ids_written = len(ids)
 
     def advance(self, records: Sequence[Record]) -> Outputs:
         """Take the next records in log order; return what they gave."""

@@ -15,6 +15,7 @@ from streams import windows
 from streams.calendar import Transitions, transitions
 from streams.contract import FEATURES, METRICS
 from streams.labels import HEALTHY_CODE, OPERANDS, RuleTable, first_match, load_rules, rule_risk
+from streams.snapshot import Chunks, Part, put
 from streams.windows import BANDWIDTH, LATENCY, UTILIZATION, Windows
 
 ROW, LATE, REPEAT, TOO_LATE = 0, 1, 2, 3
@@ -80,6 +81,18 @@ class StreamTable:
             if slot == len(self.windows.newest):
                 self.windows = windows.grown(self.windows, 2 * slot)
         return slot
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return the state as what a snapshot writes."""
+        return windows.parts(self.windows)
+
+    def restore(self, ids: list[str], chunks: Chunks) -> None:
+        """Take over the state of a snapshot: streams by slot, and the chunks of `parts`."""
+        self.windows = windows.empty(max(1024, len(ids)))
+        self.ids = ids
+        self._slot = {stream_id: slot for slot, stream_id in enumerate(ids)}
+        put(self.parts(), chunks)
+        self.windows.is_stale[:] = 1  # medians are no part of a snapshot
 
     def advance(self, columns: Columns) -> tuple[NDArray[np.int8], Rows]:
         """Take events in log order; return what became of each, shape (n,), and the rows of those that gave one."""

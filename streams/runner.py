@@ -1,8 +1,9 @@
 """The Kafka shell: carries the partitions of `metrics` from fetched to committed, whatever their owners make of them.
 
 Outputs are sent, every acknowledgement is awaited, and only then the group's offset moves: at least once, and each
-output recognisable by its `src`. State lives in memory: a partition that is taken over is rebuilt by reading the last
-25 hours again without output. A failure of Kafka ends the session, and the next one starts from what was committed.
+output recognisable by its `src`. State is written to topic `state` every 10 s and at a handover; whoever takes a
+partition over goes on from there, without output up to the committed offset. A failure of Kafka ends the session, and
+the next one starts from what was committed.
 """
 
 import asyncio
@@ -17,14 +18,21 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from streams import measures
+from streams.contract import LinkcastError
 from streams.decode import Record
 from streams.kafka import KafkaSettings, await_broker
 from streams.partition import Message
+from streams.snapshot import Chunks, Manifest, SnapshotRefused, chunks_in, manifest_in
+from streams.state_topic import StateTopic
 
 REBUILD_MS = 25 * 3_600_000
 """How far back in the log a partition's state is rebuilt from: a day of baselines and the hour of the windows."""
 FETCH_RECORDS = 8_192
 COMMIT_S = 1.0
+SESSION_TIMEOUT_MS = 10_000
+"""After a worker is killed, its partitions wait this long for another; a static member takes its own back at once."""
+SNAPSHOT_S = 10.0
+HANDOVER_S_MAX = 20.0
 REQUEST_BYTES_MAX = 16 << 20  # a dead letter carries what was too large, whole
 
 log = logging.getLogger(__name__)
@@ -39,10 +47,20 @@ class Outputs(NamedTuple):
     streams: int
 
 
+class GapRefused(LinkcastError):
+    """Records that the state needs are gone from the topic."""
+
+
 class Owner(Protocol):
     """The one object that holds a partition's state. `advance` is deterministic and runs in a thread."""
 
     def advance(self, records: Sequence[Record]) -> Outputs: ...
+
+    def take(self) -> tuple[Chunks, dict[str, Any]]:
+        """Copy what changed since the last call, and say what the manifest is to say of it; fast."""
+
+    def restore(self, manifest: Manifest, chunks: Chunks) -> None:
+        """Go on from a snapshot; raises `SnapshotRefused` where that is not possible."""
 
 
 @dataclass(slots=True)
@@ -50,8 +68,10 @@ class _Task:
     """A partition in our hands: output goes on at `emit_from`, what lies before only rebuilds the state."""
 
     owner: Owner
+    state: StateTopic
     emit_from: int
     next_offset: int
+    writing: asyncio.Task[None] | None = None
     sent: list[asyncio.Future[Any]] = field(default_factory=list)
 
 
@@ -59,9 +79,17 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
     """Runs the member of consumer group `group` that `open_partition` makes owners for."""
 
     def __init__(
-        self, kafka: KafkaSettings, *, prefix: str, group: str, open_partition: Callable[[int], Owner]
+        self,
+        kafka: KafkaSettings,
+        *,
+        prefix: str,
+        group: str,
+        open_partition: Callable[[int], Owner],
+        instance: str | None = None,
+        accept_gap: bool = False,
     ) -> None:
         self._kafka, self._prefix, self._group, self._open_partition = kafka, prefix, group, open_partition
+        self._instance, self._accept_gap = instance, accept_gap
         self._topic = f"{prefix}metrics"
         self._tasks: dict[TopicPartition, _Task] = {}
         self._generation = 0
@@ -83,13 +111,13 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 await _until(stop, asyncio.sleep(pause_s))
                 pause_s = min(30.0, 2 * pause_s)
             finally:
-                self._tasks.clear()
+                await self._let_go()
 
     async def _session(self, stop: asyncio.Event) -> None:
         async with self._clients() as (consumer, producer):
             self._consumer, self._producer = consumer, producer
             consumer.subscribe([self._topic], listener=self)
-            commit_at = time.monotonic() + COMMIT_S
+            commit_at, snapshot_at = time.monotonic() + COMMIT_S, time.monotonic() + SNAPSHOT_S
             while not stop.is_set():
                 for tp in consumer.assignment() - self._tasks.keys():
                     with contextlib.suppress(IllegalStateError):  # revoked meanwhile
@@ -102,9 +130,12 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                     if time.monotonic() >= commit_at:
                         await self._commit()
                         commit_at = time.monotonic() + COMMIT_S
+                    if time.monotonic() >= snapshot_at:
+                        await self._begin_snapshots()
+                        snapshot_at = time.monotonic() + SNAPSHOT_S
                 self.progressed_at = time.monotonic()
             async with self._turn:
-                await self._commit()
+                await self._hand_over()
 
     @contextlib.asynccontextmanager
     async def _clients(self) -> AsyncIterator[tuple[AIOKafkaConsumer, AIOKafkaProducer]]:
@@ -114,7 +145,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            session_timeout_ms=45_000,
+            group_instance_id=self._instance,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
             rebalance_timeout_ms=60_000,
             max_partition_fetch_bytes=4 << 20,
             fetch_max_wait_ms=100,
@@ -131,26 +163,68 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             yield consumer, producer
 
     async def _take_over(self, tp: TopicPartition) -> None:
-        """Seek to where the state of a newly assigned partition is rebuilt from."""
+        """Fence the owner before, go on from its snapshot, and seek to where that ends."""
         consumer, generation = self._consumer, self._generation
-        committed = await consumer.committed(tp)
-        first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-        emit_from = start = first if committed is None else committed
-        if emit_from > end:
-            log.error("%s: committed offset %d is past its end %d: the topic was made anew; reading it whole",
-                      tp, emit_from, end)  # fmt: skip
-            emit_from = start = first
-        elif emit_from < first:
-            log.error("%s: offsets %d to %d passed retention unread", tp, emit_from, first)
-        else:
-            since_ms = int(time.time() * 1000) - REBUILD_MS
-            found = (await consumer.offsets_for_times({tp: since_ms}))[tp]
-            start = min(found.offset, emit_from) if found else emit_from
-        if generation != self._generation:
-            return  # assigned anew meanwhile: the loop comes back to it
-        consumer.seek(tp, start)
-        self._tasks[tp] = _Task(self._open_partition(tp.partition), emit_from, start)
+        owner = self._open_partition(tp.partition)
+        state = StateTopic(self._kafka, prefix=self._prefix, group=self._group, partition=tp.partition)
+        newest = await state.open()
+        try:
+            committed = await consumer.committed(tp)
+            first = (await consumer.beginning_offsets([tp]))[tp]
+            end = (await consumer.end_offsets([tp]))[tp]
+            if committed is not None and committed > end:
+                log.error("%s: committed offset %d is past its end %d: the topic was made anew; reading it whole",
+                          tp, committed, end)  # fmt: skip
+                committed, newest = None, {}
+            start = await self._restore(tp, owner, state, newest, first)
+            if start is None:
+                start = first if committed is None else await self._rebuild_from(tp, committed, first)
+            if start < first:
+                if not self._accept_gap:
+                    raise GapRefused(
+                        f"{tp.topic}-{tp.partition}: offsets {start} to {first} passed retention unread, so the "
+                        "windows of the day after them will lack them. Start with --accept-gap to go on without."
+                    )
+                log.error("%s: offsets %d to %d passed retention unread", tp, start, first)
+                start = first
+            if generation != self._generation:
+                raise IllegalStateError("assigned anew meanwhile")  # the loop comes back to it
+            consumer.seek(tp, start)
+        except BaseException:
+            await state.close()
+            raise
+        emit_from = max(start, committed or 0)
+        self._tasks[tp] = _Task(owner, state, emit_from, start)
         log.info("%s: reading from %d, output from %d", tp, start, emit_from)
+
+    async def _restore(
+        self, tp: TopicPartition, owner: Owner, state: StateTopic, newest: dict[bytes, bytes], first: int
+    ) -> int | None:
+        """Restore the partition's snapshot and return its next offset; None where there is none that holds."""
+        try:
+            manifest = manifest_in(newest)
+            if manifest is None:
+                return None
+            await asyncio.to_thread(lambda: owner.restore(manifest, chunks_in(newest, manifest)))
+        except SnapshotRefused as error:
+            log.error("%s: its snapshot is refused: %s. Rebuilding the state from the topic", tp, error)
+            return None
+        state.adopt(manifest.crc)
+        return manifest.next_offset
+
+    async def _rebuild_from(self, tp: TopicPartition, committed: int, first: int) -> int:
+        """Return the offset a day of baselines and an hour of windows before the committed one."""
+        at_ms = await self._record_time(tp, max(first, committed))
+        found = (await self._consumer.offsets_for_times({tp: at_ms - REBUILD_MS}))[tp]
+        return min(found.offset, committed) if found else committed
+
+    async def _record_time(self, tp: TopicPartition, offset: int) -> int:
+        consumer = AIOKafkaConsumer(**self._kafka.client_arguments(), enable_auto_commit=False)
+        async with consumer:
+            consumer.assign([tp])
+            consumer.seek(tp, offset)
+            fetched = await consumer.getmany(timeout_ms=1_000, max_records=1)
+        return next((records[0].timestamp for records in fetched.values()), int(time.time() * 1000))
 
     async def _carry(self, tp: TopicPartition, task: _Task, records: list[Any]) -> None:
         again = 0
@@ -215,25 +289,65 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         except (CommitFailedError, IllegalStateError) as error:
             # The group has moved on: whoever owns the partitions now does this work again, under the same `src`.
             log.warning("commit refused (%s): the partitions have another owner", error)
-            self._tasks.clear()
+            await self._let_go()
             return
         for tp, offset in offsets.items():
             tasks[tp].emit_from = offset
         measures.COMMITTED_AT.set_to_current_time()
 
+    async def _begin_snapshots(self) -> None:
+        """Take a snapshot of every partition and write it while the hop goes on."""
+        await self._commit()  # committed ≥ next offset of the snapshot: what it covers has been put out
+        for tp, task in self._tasks.items():
+            if task.writing and not task.writing.done():
+                continue  # the broker is slow: the next round writes what this one would have
+            if task.writing:
+                task.writing.result()
+            task.writing = asyncio.create_task(_written(task), name=f"snapshot of {tp}")
+
+    async def _hand_over(self) -> None:
+        """Commit, and leave each partition's state as the next owner needs it."""
+        await self._commit()
+        writing = [task.writing for task in self._tasks.values() if task.writing]
+        await asyncio.gather(*writing)
+        await asyncio.gather(*(_written(task) for task in self._tasks.values()))
+
+    async def _let_go(self) -> None:
+        """Forget every partition, whatever is under way."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            if task.writing:
+                task.writing.cancel()
+        await asyncio.gather(*(task.writing for task in tasks if task.writing), return_exceptions=True)
+        await asyncio.gather(*(task.state.close() for task in tasks), return_exceptions=True)
+
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Finish the batch under way, commit, and let go of every partition."""
         async with self._turn:
             try:
-                await self._commit()
-            except KafkaError as error:
-                log.warning("not committed before the handover (%s): the next owner repeats it", error)
-            self._tasks.clear()
+                await asyncio.wait_for(self._hand_over(), HANDOVER_S_MAX)
+            except (KafkaError, TimeoutError) as error:
+                log.warning("not all was handed over (%r): the next owner does it again", error)
+            await self._let_go()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Let the loop take them over: an exception in here would be swallowed."""
         self._generation += 1
-        self._tasks.clear()
+        async with self._turn:
+            await self._let_go()
+
+
+def _written(task: _Task) -> Coroutine[Any, Any, None]:
+    """Take a snapshot now, between two batches, and return what writes it."""
+    chunks, fields = task.owner.take()
+    return _write(task.state, chunks, fields | {"next_offset": task.next_offset})
+
+
+async def _write(state: StateTopic, chunks: Chunks, manifest: dict[str, Any]) -> None:
+    if chunks:
+        await state.write(chunks, **manifest)
+        measures.SNAPSHOT_AT.set_to_current_time()
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

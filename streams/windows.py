@@ -11,6 +11,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.snapshot import Part
+
 LATENESS_MS = 600_000
 """How far behind its stream's newest event an event may be and still count."""
 REMEMBERED = 64
@@ -48,6 +50,7 @@ class Windows(NamedTuple):
     baseline: NDArray[np.float64]  # (capacity, 3) median of `closed`, while `is_stale` is 0
     is_stale: NDArray[np.uint8]  # (capacity,)
     previous: NDArray[np.float64]  # (capacity, 3) newest event's latency, utilization and latency rate
+    dirty: NDArray[np.uint8]  # (6, 96) columns of each part of `parts` that changed since they were last called clean
 
 
 def empty(capacity: int) -> Windows:
@@ -78,6 +81,23 @@ def empty(capacity: int) -> Windows:
         baseline=f8(3, fill=np.nan),
         is_stale=np.zeros(capacity, np.uint8),
         previous=f8(3, fill=np.nan),
+        dirty=np.zeros((6, PANES_BASELINE), np.uint8),
+    )
+
+
+_HEAD, _RECENT, _5M, _15M, _1H, _CLOSED = range(6)
+
+
+def parts(w: Windows) -> tuple[Part, ...]:
+    """Return the state as what a snapshot writes. Medians are left out: they follow from the panes."""
+    panes_5m = w.latency_5m_n, w.latency_5m_mean, w.latency_5m_m2, w.utilization_5m_n, w.utilization_5m_sum
+    return (
+        Part("head", (w.newest, w.remembered, w.open_n, w.open_sum, w.previous), w.dirty[_HEAD, :1]),
+        Part("recent", (w.recent,), w.dirty[_RECENT, :REMEMBERED]),
+        Part("5m", panes_5m, w.dirty[_5M, :PANES_5M]),
+        Part("15m", (w.latency_15m_n, w.latency_15m_sum), w.dirty[_15M, :PANES_15M]),
+        Part("1h", (w.latency_1h_n, w.latency_1h_sum), w.dirty[_1H, :PANES_1H]),
+        Part("closed", (w.closed,), w.dirty[_CLOSED]),
     )
 
 
@@ -86,7 +106,9 @@ def grown(windows: Windows, capacity: int) -> Windows:
     larger = empty(capacity)
     n = len(windows.newest)
     for name, array in windows._asdict().items():
-        getattr(larger, name)[:n] = array
+        if name != "dirty":
+            getattr(larger, name)[:n] = array
+    larger.dirty[:] = windows.dirty
     return larger
 
 
@@ -120,12 +142,15 @@ def roll(w: Windows, s: int, ts: int) -> None:
         w.latency_5m_m2[s, i] = 0.0
         w.utilization_5m_n[s, i] = 0
         w.utilization_5m_sum[s, i] = 0.0
+        w.dirty[_5M, i] = 1
     new = ts // PANE_15M_MS
     for pane in range(max(before // PANE_15M_MS + 1, new - PANES_15M + 1), new + 1):
+        w.dirty[_15M, pane % PANES_15M] = 1
         w.latency_15m_n[s, pane % PANES_15M] = 0
         w.latency_15m_sum[s, pane % PANES_15M] = 0.0
     new = ts // PANE_1H_MS
     for pane in range(max(before // PANE_1H_MS + 1, new - PANES_1H + 1), new + 1):
+        w.dirty[_1H, pane % PANES_1H] = 1
         w.latency_1h_n[s, pane % PANES_1H] = 0
         w.latency_1h_sum[s, pane % PANES_1H] = 0.0
     _roll_baseline(w, s, before // PANE_BASELINE_MS, ts // PANE_BASELINE_MS)
@@ -135,6 +160,8 @@ def roll(w: Windows, s: int, ts: int) -> None:
 def _roll_baseline(w: Windows, s: int, old: int, new: int) -> None:
     if new == old:
         return
+    for pane in range(max(old, new - PANES_BASELINE), new):
+        w.dirty[_CLOSED, pane % PANES_BASELINE] = 1
     for m in range(3):
         n = w.open_n[s, m, 0]
         w.closed[s, m, old % PANES_BASELINE] = w.open_sum[s, m, 0] / n if n > 0 else np.nan
@@ -151,6 +178,8 @@ def _roll_baseline(w: Windows, s: int, old: int, new: int) -> None:
 @numba.njit(nogil=True)
 def add(w: Windows, s: int, ts: int, latency: float, utilization: float, bandwidth: float) -> None:
     """Let an accepted event of stream `s` at `ts`, at most `LATENESS_MS` behind its newest, enter its windows."""
+    w.dirty[_HEAD, 0] = 1
+    w.dirty[_RECENT, w.remembered[s] % REMEMBERED] = 1
     w.recent[s, w.remembered[s] % REMEMBERED] = np.uint32(ts & 0xFFFFFFFF)
     w.remembered[s] += 1
     if w.remembered[s] == 2 * REMEMBERED:
@@ -160,6 +189,7 @@ def add(w: Windows, s: int, ts: int, latency: float, utilization: float, bandwid
         _add_latency(w, s, ts, newest, latency)
     if not np.isnan(utilization) and ts // PANE_5M_MS > newest // PANE_5M_MS - PANES_5M:
         i = (ts // PANE_5M_MS) % PANES_5M
+        w.dirty[_5M, i] = 1
         w.utilization_5m_n[s, i] += 1
         w.utilization_5m_sum[s, i] += utilization
     pane = ts // PANE_BASELINE_MS
@@ -174,14 +204,17 @@ def add(w: Windows, s: int, ts: int, latency: float, utilization: float, bandwid
 def _add_latency(w: Windows, s: int, ts: int, newest: int, x: float) -> None:
     if ts // PANE_5M_MS > newest // PANE_5M_MS - PANES_5M:
         i = (ts // PANE_5M_MS) % PANES_5M
+        w.dirty[_5M, i] = 1
         w.latency_5m_n[s, i] += 1
         delta = x - w.latency_5m_mean[s, i]
         w.latency_5m_mean[s, i] += delta / w.latency_5m_n[s, i]
         w.latency_5m_m2[s, i] += delta * (x - w.latency_5m_mean[s, i])
     if ts // PANE_15M_MS > newest // PANE_15M_MS - PANES_15M:
+        w.dirty[_15M, (ts // PANE_15M_MS) % PANES_15M] = 1
         w.latency_15m_n[s, (ts // PANE_15M_MS) % PANES_15M] += 1
         w.latency_15m_sum[s, (ts // PANE_15M_MS) % PANES_15M] += x
     # Lateness is shorter than an hour, so every accepted event is in this window.
+    w.dirty[_1H, (ts // PANE_1H_MS) % PANES_1H] = 1
     w.latency_1h_n[s, (ts // PANE_1H_MS) % PANES_1H] += 1
     w.latency_1h_sum[s, (ts // PANE_1H_MS) % PANES_1H] += x
 
@@ -193,6 +226,7 @@ def _add_baseline(w: Windows, s: int, metric: int, pane: int, late: int, x: floa
     w.open_n[s, metric, late] += 1
     w.open_sum[s, metric, late] += x
     if late > 0:
+        w.dirty[_CLOSED, pane % PANES_BASELINE] = 1
         w.closed[s, metric, pane % PANES_BASELINE] = w.open_sum[s, metric, 1] / w.open_n[s, metric, 1]
         w.is_stale[s] = 1
 

@@ -27,6 +27,12 @@ from streams.kafka import KafkaSettings
     type=click.Path(path_type=Path),
     help="Public key, or a folder of them, that a model must be signed with; default: the home's own.",
 )
+@click.option(
+    "--instance",
+    envvar="LINKCAST_INSTANCE",
+    help="Name of this member, unlike any other's: after a crash it takes its partitions back without waiting.",
+)
+@click.option("--accept-gap", is_flag=True, help="Go on where retention has passed records that the state needs.")
 @click.option("--health-host", default="127.0.0.1", show_default=True, help="Where /metrics and /healthz listen.")
 @click.option("--health-port", default=0, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
 def command(
@@ -37,14 +43,16 @@ def command(
     rules: Path | None,
     streams_max: int,
     trusted_keys: Path | None,
+    instance: str | None,
+    accept_gap: bool,
     health_host: str,
     health_port: int,
 ) -> None:
     """Score every event of topic metrics, as a member of a consumer group; more members share the partitions.
 
     Reads metrics and models, writes predictions, features and metrics.dead. Until a model is published the nine rules
-    speak, with "model": "rules". Offsets are committed once the outputs are acknowledged; after a restart the last 25
-    hours are read again without output. Stops cleanly on SIGTERM and Ctrl-C, with exit status 0.
+    speak, with "model": "rules". Offsets are committed once the outputs are acknowledged; the windows are kept on topic
+    state, and a restart goes on from there. Stops cleanly on SIGTERM and Ctrl-C, with exit status 0.
 
     \b
         linkcast worker --health-port 9464
@@ -72,6 +80,8 @@ def command(
         rules=load_rules(rules or DEFAULT_RULES),
         streams_max=streams_max,
         trusted_keys=trusted_keys or click.get_current_context().params["home"] / "keys",
+        instance=instance,
+        accept_gap=accept_gap,
         health_host=health_host,
         health_port=health_port,
     )

@@ -1,0 +1,84 @@
+"""Topic `state`: the snapshots of one source partition, written by its owner alone.
+
+The transactional id names the partition, so that whoever opens it fences the owner before (KIP-98): a worker that lost
+the partition while it was paused can't overwrite a newer snapshot, it is told so by `ProducerFenced`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from streams.kafka import KafkaSettings
+from streams.snapshot import Chunks, Manifest, checksums, records
+
+TRANSACTION_TIMEOUT_MS = 8_000
+"""Below the consumer's session, so that a dead owner's transaction never outlives its membership."""
+
+
+class StateTopic:
+    """The snapshots of one partition, as an open connection; `open` it, and `close` it when the partition goes."""
+
+    def __init__(self, kafka: KafkaSettings, *, prefix: str, group: str, partition: int) -> None:
+        self._kafka = kafka
+        self._tp = TopicPartition(f"{prefix}state", partition)
+        self._transactional_id = f"{prefix}{group}-{partition}"
+        self._crc: dict[str, int] = {}
+
+    async def open(self) -> dict[bytes, bytes]:
+        """Fence whoever owned the partition, and return the newest record of each key."""
+        self._producer = AIOKafkaProducer(
+            **self._kafka.client_arguments(),
+            transactional_id=self._transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            linger_ms=0,
+        )
+        await self._producer.start()
+        try:
+            return await self._newest()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _newest(self) -> dict[bytes, bytes]:
+        newest: dict[bytes, bytes] = {}
+        consumer = AIOKafkaConsumer(
+            **self._kafka.client_arguments(),
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=16 << 20,
+        )
+        async with consumer:
+            consumer.assign([self._tp])
+            end = (await consumer.end_offsets([self._tp]))[self._tp]
+            await consumer.seek_to_beginning(self._tp)
+            # Positions and not offsets of records: markers and compaction leave holes (quix-streams#1017).
+            while await consumer.position(self._tp) < end:
+                for record in (await consumer.getmany(timeout_ms=200)).get(self._tp, ()):
+                    newest[record.key] = record.value
+        return newest
+
+    def adopt(self, crc: Mapping[str, int]) -> None:
+        """Go on from the snapshot that has these checksums."""
+        self._crc = dict(crc)
+
+    async def write(self, chunks: Chunks, **manifest: Any) -> None:
+        """Write a snapshot whole: its chunks and the manifest, with the fields given, in one transaction.
+
+        Raises aiokafka's errors; `ProducerFenced` where another owner has opened the partition.
+        """
+        self._crc |= checksums(chunks)
+        whole = await asyncio.to_thread(records, chunks, Manifest(crc=self._crc, **manifest))
+        async with self._producer.transaction():
+            sent = [
+                await self._producer.send(self._tp.topic, value, key=key, partition=self._tp.partition)
+                for key, value in whole
+            ]
+            # aiokafka 0.14 commits even if a batch failed, and only its future knows: ask each one.
+            await asyncio.gather(*sent)
+
+    async def close(self) -> None:
+        """Let go of the partition."""
+        await self._producer.stop()
