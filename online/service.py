@@ -28,10 +28,10 @@ class WorkerSettings(NamedTuple):
     rules: RuleTable
     streams_max: int
     trusted_keys: Path  # a public key, or a folder of them
-    instance: str | None  # static membership
-    accept_gap: bool
     health_host: str
     health_port: int
+    instance: str | None = None  # static membership
+    accept_gap: bool = False
 
 
 async def run_worker(
@@ -45,7 +45,7 @@ async def run_worker(
         table = StreamTable(
             time_zone=settings.time_zone, rules=settings.rules, streams_max=settings.streams_max
         )  # fmt: skip
-        return ScoredPartition(number, topic=topic, table=table, champion=champion, settings=settings.time_zone)
+        return ScoredPartition(number, topic=topic, table=table, champion=champion)
 
     runner = Runner(
         kafka,

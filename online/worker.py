@@ -32,9 +32,8 @@ class Champion:
 class ScoredPartition:
     """The owner of one partition of `metrics`."""
 
-    def __init__(self, number: int, *, topic: str, table: StreamTable, champion: Champion, settings: str) -> None:
+    def __init__(self, number: int, *, topic: str, table: StreamTable, champion: Champion) -> None:
         self._number, self._topic, self._table, self._champion = number, topic, table, champion
-        self._settings = settings  # what the state depends on beside the code
         self._ids_written = 0
         self._episodes = Episodes()
         self._nodes: list[bytes] = []
@@ -46,14 +45,13 @@ class ScoredPartition:
         self._ids_written = len(ids)
         return chunks, {
             "feature_code": feature_code_sha256(),
-            "settings": self._settings,
             "streams": len(ids),
             "model": self._champion.scorer.version,
         }
 
     def restore(self, manifest: Manifest, chunks: Chunks) -> None:
-        """Go on from a snapshot; `SnapshotRefused` if other code or other settings made it."""
-        check(manifest, feature_code=feature_code_sha256(), settings=self._settings)
+        """Go on from a snapshot; `SnapshotRefused` if other code made it."""
+        check(manifest, feature_code=feature_code_sha256())
         ids = ids_in(chunks)
         self._table.restore(ids, chunks)
         self._episodes.restore(len(ids), chunks)

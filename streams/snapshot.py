@@ -49,7 +49,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     next_offset: int  # of the source partition: where reading goes on
     streams: int
     model: str
-    settings: str  # time zone and rules: what else the state depends on
     crc: dict[str, int]  # CRC-32 of every chunk that is current, by its key
 
 
@@ -97,16 +96,14 @@ def manifest_in(newest: Mapping[bytes, bytes]) -> Manifest | None:
         raise SnapshotRefused(f"its manifest can't be read ({error})") from error
 
 
-def check(manifest: Manifest, *, feature_code: str, settings: str) -> None:
-    """Raise `SnapshotRefused` if the state was not made by this code with these settings."""
+def check(manifest: Manifest, *, feature_code: str) -> None:
+    """Raise `SnapshotRefused` if the state was not made by this code."""
     if manifest.schema != SCHEMA:
         raise SnapshotRefused(f"it has schema {manifest.schema}, this worker reads {SCHEMA}")
     if manifest.feature_code != feature_code:
         raise SnapshotRefused(
             f"it was made by another feature code ({manifest.feature_code[:8]}, this worker's is {feature_code[:8]})"
         )
-    if manifest.settings != settings:
-        raise SnapshotRefused(f"it was made with {manifest.settings}, this worker has {settings}")
 
 
 def chunks_in(newest: Mapping[bytes, bytes], manifest: Manifest) -> Chunks:
