@@ -36,7 +36,8 @@ class ScoredPartition:
         self._number, self._topic, self._table, self._champion = number, topic, table, champion
         self._ids_written = 0
         self._episodes = Episodes()
-        self._nodes: list[bytes] = []
+        self._nodes: list[bytes] = []  # by slot: the key of a prediction, and how its JSON begins
+        self._heads: list[str] = []
 
     def take(self) -> tuple[Chunks, dict[str, Any]]:
         """Copy what changed since the last snapshot, and say what its manifest is to say of it."""
@@ -98,46 +99,53 @@ class ScoredPartition:
         change: NDArray[np.int8],
         opened_at: NDArray[np.int64],
     ) -> list[Message]:
+        """Encode one prediction a row: nearly all are healthy, and their JSON is written as it stands (1 µs, not 3)."""
         for stream_id in self._table.ids[len(self._nodes) :]:
             self._nodes.append(node_of(stream_id).encode())
-        risk = np.round(scores.risk, 2)
-        drivers = scorer.drivers(advanced.rows, scores)
-        source = f"{self._number}:%d:%d"
+            self._heads.append(f'{{"v":1,"stream_id":{_encode(stream_id).decode()},"ts":')
+        risk, confidence = np.round(scores.risk, 2), np.round(scores.confidence, 4)
+        slots = advanced.slot.tolist()
+        tail = f',"model":"{scorer.version}","src":"{self._number}:'
+        heads = self._heads
         columns = zip(
-            advanced.stream_id,
-            advanced.slot.tolist(),
+            slots,
             advanced.ts.tolist(),
-            scores.code.tolist(),
             risk.tolist(),
-            np.round(scores.confidence, 4).tolist(),
+            confidence.tolist(),
             advanced.offset.tolist(),
             advanced.element.tolist(),
-            change.tolist(),
-            opened_at.tolist(),
             strict=True,
         )
-        messages = []
-        for i, (stream_id, slot, ts, code, risk_, confidence, offset, element, changed, opened) in enumerate(columns):
-            prediction = Prediction(
-                v=1,
-                stream_id=stream_id,
-                ts=ts,
-                class_=CLASSES[code],  # type: ignore[arg-type]
-                risk=risk_,
-                confidence=confidence,
-                model=scorer.version,
-                src=source % (offset, element),
-                probabilities=None if code == 0 or scores.probabilities is None else _named(scores.probabilities[i]),
-                change=CHANGES[changed],  # type: ignore[arg-type]
-                episode=None if opened < 0 else episode_id(stream_id, opened),
-                drivers=drivers.get(i),
+        values = [
+            f'{heads[slot]}{ts},"class":"healthy","risk":{r},"confidence":{c}{tail}{offset}:{element}"}}'.encode()
+            for slot, ts, r, c, offset, element in columns
+        ]
+        drivers = scorer.drivers(advanced.rows, scores)
+        for i in np.flatnonzero((scores.code != 0) | (opened_at >= 0)).tolist():
+            values[i] = _encode(
+                Prediction(
+                    v=1,
+                    stream_id=advanced.stream_id[i],
+                    ts=int(advanced.ts[i]),
+                    class_=CLASSES[scores.code[i]],  # type: ignore[arg-type]
+                    risk=float(risk[i]),
+                    confidence=float(confidence[i]),
+                    model=scorer.version,
+                    src=f"{self._number}:{advanced.offset[i]}:{advanced.element[i]}",
+                    probabilities=_named(scores.probabilities, i) if scores.code[i] else None,
+                    change=CHANGES[change[i]],  # type: ignore[arg-type]
+                    episode=None if opened_at[i] < 0 else episode_id(advanced.stream_id[i], int(opened_at[i])),
+                    drivers=drivers.get(i),
+                )
             )
-            messages.append(Message(self._nodes[slot], _encode(prediction)))
-        return messages
+        nodes = self._nodes
+        return [Message(nodes[slot], value) for slot, value in zip(slots, values, strict=True)]
 
 
-def _named(probabilities: NDArray[np.float64]) -> dict[str, float]:
-    return {name: round(p, 4) for name, p in zip(CLASSES, probabilities.tolist(), strict=True) if p >= 0.00005}
+def _named(probabilities: NDArray[np.float64] | None, row: int) -> dict[str, float] | None:
+    if probabilities is None:
+        return None
+    return {name: round(p, 4) for name, p in zip(CLASSES, probabilities[row].tolist(), strict=True) if p >= 0.00005}
 
 
 class _stage:  # noqa: N801  # reads as a statement
