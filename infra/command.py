@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "replay": "Publish recorded metric events.",
     "worker": "Score every event of topic metrics, as a member of a consumer group; more members share the partitions.",
     "backfill": "Compute the 24 features and the rule label of each event in FILE…, without a broker.",
+    "verify": "Replay topic metrics and compare it with topic features, bit for bit.",
     "train": "Train the two models on a simulated history and write them as one signed bundle.",
     "bench": "Measure the figures of docs/benchmarks.md on this machine.",
 }

@@ -1,0 +1,85 @@
+"""`verify` finds one flipped bit, and nothing where live and replay agree."""
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from offline.verify import NothingToVerify, verify
+from streams import feature_batch
+from streams.contract import MetricEvent
+from streams.features import StreamTable
+from streams.kafka import KafkaSettings
+from streams.partition import advance
+from tests.streams.strategies import T0
+
+EVENTS = [
+    MetricEvent(stream_id=f"leaf-1/{i % 7}", ts=T0 + i * 4_000, latency_p99=3.0 + i % 5, utilization=float(i % 50))
+    for i in range(400)
+]
+
+
+async def live_run(kafka: KafkaSettings, prefix: str, consume_all, *, flip: bool = False, drop: int = 0) -> None:
+    """What a worker leaves on the topics, with one bit flipped or the last rows of a batch dropped on request."""
+    async with AIOKafkaProducer(**kafka.client_arguments()) as producer:
+        for event in EVENTS:
+            await producer.send(f"{prefix}metrics", msgspec.json.encode(event), partition=1)
+        await producer.flush()
+        records = await consume_all(f"{prefix}metrics")
+        table = StreamTable()
+        for first in range(0, len(records), 150):
+            rows = advance(table, records[first : first + 150])
+            if flip and first == 150:
+                rows.rows.features[3, 5] = np.nextafter(rows.rows.features[3, 5], np.float32(np.inf))
+            (value,) = feature_batch.encode(rows.stream_id, rows.ts, rows.rows, rows.offset, rows.element)
+            if drop and first == 150:
+                value = shortened(value, drop)
+            await producer.send_and_wait(f"{prefix}features", value, partition=1)
+            if first == 0:  # as after a crash
+                await producer.send_and_wait(f"{prefix}features", value, partition=1)
+
+
+def shortened(value: bytes, rows: int) -> bytes:
+    table = feature_batch.decode(value)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.slice(0, len(table) - rows))
+    return sink.getvalue().to_pybytes()
+
+
+async def test_live_and_replay_agree_and_repeats_are_compared_too(kafka, topics, consume_all) -> None:
+    await live_run(kafka, topics, consume_all)
+
+    found = await verify(kafka, prefix=topics)
+
+    assert (found.events, found.differing, found.missing, found.unexplained) == (550, 0, 0, 0)
+
+
+async def test_one_flipped_bit_is_found_and_named(kafka, topics, consume_all) -> None:
+    await live_run(kafka, topics, consume_all, flip=True)
+
+    found = await verify(kafka, prefix=topics)
+
+    assert (found.differing, found.missing, found.unexplained) == (1, 0, 0)
+    (difference,) = found.differences
+    assert (difference.source, difference.feature) == ("1:153:0", "latency_p99_5m_avg")
+
+
+async def test_rows_that_were_never_written_are_missing(kafka, topics, consume_all) -> None:
+    await live_run(kafka, topics, consume_all, drop=9)
+
+    assert (await verify(kafka, prefix=topics)).missing == 9
+
+
+async def test_another_time_zone_shows_in_the_hour(kafka, topics, consume_all) -> None:
+    await live_run(kafka, topics, consume_all)
+
+    found = await verify(kafka, prefix=topics, time_zone="Asia/Kathmandu")
+
+    assert "hour" in {difference.feature for difference in found.differences}
+
+
+async def test_with_nothing_to_compare_it_says_so(kafka, topics) -> None:
+    with pytest.raises(NothingToVerify, match="has a worker run"):
+        await verify(kafka, prefix=topics)
