@@ -5,7 +5,7 @@ Window (W, P) at time t holds the accepted events whose pane ⌊ts/P⌋ lies in 
 the same bytes however fast its port reports. Event time only: nothing here knows what time it is.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -29,25 +29,29 @@ ACTIVE_ABOVE_PERCENT = 5.0
 """A sample counts for the baselines of utilization and bandwidth above this utilization."""
 
 
+_PANE_EVENTS_MAX = 65_535
+"""Of one of the short panes, which have at most 60,000 event times: only a flood of forgotten repeats gets there."""
+
+
 class Windows(NamedTuple):
     """State of up to `capacity` streams: one row a stream in every array. Missing is NaN, and no event yet is -1."""
 
     newest: NDArray[np.int64]  # (capacity,) ms, event time of the stream's newest accepted event
     recent: NDArray[np.uint32]  # (capacity, 64) event times of the last accepted events, low 32 bits
     remembered: NDArray[np.uint32]  # (capacity,) how many events went into `recent` since it was last emptied
-    latency_5m_n: NDArray[np.uint32]  # (capacity, 20)
+    latency_5m_n: NDArray[np.uint16]  # (capacity, 20); a pane of 15 s has 15,000 event times
     latency_5m_mean: NDArray[np.float64]
     latency_5m_m2: NDArray[np.float64]  # sum of squared distances from the pane's mean (Welford, 1962)
-    utilization_5m_n: NDArray[np.uint32]
+    utilization_5m_n: NDArray[np.uint16]
     utilization_5m_sum: NDArray[np.float64]
-    latency_15m_n: NDArray[np.uint32]  # (capacity, 15)
+    latency_15m_n: NDArray[np.uint16]  # (capacity, 15)
     latency_15m_sum: NDArray[np.float64]
     latency_1h_n: NDArray[np.uint32]  # (capacity, 12)
     latency_1h_sum: NDArray[np.float64]
     closed: NDArray[np.float64]  # (capacity, 3, 96) means of the closed baseline panes
     open_n: NDArray[np.uint32]  # (capacity, 3, 2) the current baseline pane, and the one before: late events reach it
     open_sum: NDArray[np.float64]
-    baseline: NDArray[np.float64]  # (capacity, 3) median of `closed`, while `is_stale` is 0
+    baseline: NDArray[np.float64]  # (capacity, 3) median of the closed panes' means, while `is_stale` is 0
     is_stale: NDArray[np.uint8]  # (capacity,)
     previous: NDArray[np.float64]  # (capacity, 3) newest event's latency, utilization and latency rate
     dirty: NDArray[np.uint8]  # (6, 96) columns of each part of `parts` that changed since they were last called clean
@@ -59,6 +63,9 @@ def empty(capacity: int) -> Windows:
     def f8(*shape: int, fill: float = 0.0) -> NDArray[np.float64]:
         return np.full((capacity, *shape), fill)
 
+    def u2(*shape: int) -> NDArray[np.uint16]:
+        return np.zeros((capacity, *shape), np.uint16)
+
     def u4(*shape: int) -> NDArray[np.uint32]:
         return np.zeros((capacity, *shape), np.uint32)
 
@@ -66,12 +73,12 @@ def empty(capacity: int) -> Windows:
         newest=np.full(capacity, -1, np.int64),
         recent=u4(REMEMBERED),
         remembered=u4(),
-        latency_5m_n=u4(PANES_5M),
+        latency_5m_n=u2(PANES_5M),
         latency_5m_mean=f8(PANES_5M),
         latency_5m_m2=f8(PANES_5M),
-        utilization_5m_n=u4(PANES_5M),
+        utilization_5m_n=u2(PANES_5M),
         utilization_5m_sum=f8(PANES_5M),
-        latency_15m_n=u4(PANES_15M),
+        latency_15m_n=u2(PANES_15M),
         latency_15m_sum=f8(PANES_15M),
         latency_1h_n=u4(PANES_1H),
         latency_1h_sum=f8(PANES_1H),
@@ -160,13 +167,11 @@ def roll(w: Windows, s: int, ts: int) -> None:
 def _roll_baseline(w: Windows, s: int, old: int, new: int) -> None:
     if new == old:
         return
-    for pane in range(max(old, new - PANES_BASELINE), new):
-        w.dirty[_CLOSED, pane % PANES_BASELINE] = 1
     for m in range(3):
         n = w.open_n[s, m, 0]
-        w.closed[s, m, old % PANES_BASELINE] = w.open_sum[s, m, 0] / n if n > 0 else np.nan
+        _close(w, s, m, old, w.open_sum[s, m, 0] / n if n > 0 else np.nan)
         for pane in range(max(old + 1, new - PANES_BASELINE), new):
-            w.closed[s, m, pane % PANES_BASELINE] = np.nan
+            _close(w, s, m, pane, np.nan)
         follows = new == old + 1
         w.open_n[s, m, 1] = n if follows else 0
         w.open_sum[s, m, 1] = w.open_sum[s, m, 0] if follows else 0.0
@@ -189,9 +194,10 @@ def add(w: Windows, s: int, ts: int, latency: float, utilization: float, bandwid
         _add_latency(w, s, ts, newest, latency)
     if not np.isnan(utilization) and ts // PANE_5M_MS > newest // PANE_5M_MS - PANES_5M:
         i = (ts // PANE_5M_MS) % PANES_5M
-        w.dirty[_5M, i] = 1
-        w.utilization_5m_n[s, i] += 1
-        w.utilization_5m_sum[s, i] += utilization
+        if w.utilization_5m_n[s, i] < _PANE_EVENTS_MAX:
+            w.dirty[_5M, i] = 1
+            w.utilization_5m_n[s, i] += 1
+            w.utilization_5m_sum[s, i] += utilization
     pane = ts // PANE_BASELINE_MS
     late = newest // PANE_BASELINE_MS - pane  # 0 or 1: lateness is shorter than a pane
     _add_baseline(w, s, LATENCY, pane, late, latency)
@@ -204,15 +210,18 @@ def add(w: Windows, s: int, ts: int, latency: float, utilization: float, bandwid
 def _add_latency(w: Windows, s: int, ts: int, newest: int, x: float) -> None:
     if ts // PANE_5M_MS > newest // PANE_5M_MS - PANES_5M:
         i = (ts // PANE_5M_MS) % PANES_5M
-        w.dirty[_5M, i] = 1
-        w.latency_5m_n[s, i] += 1
-        delta = x - w.latency_5m_mean[s, i]
-        w.latency_5m_mean[s, i] += delta / w.latency_5m_n[s, i]
-        w.latency_5m_m2[s, i] += delta * (x - w.latency_5m_mean[s, i])
+        if w.latency_5m_n[s, i] < _PANE_EVENTS_MAX:
+            w.dirty[_5M, i] = 1
+            w.latency_5m_n[s, i] += 1
+            delta = x - w.latency_5m_mean[s, i]
+            w.latency_5m_mean[s, i] += delta / w.latency_5m_n[s, i]
+            w.latency_5m_m2[s, i] += delta * (x - w.latency_5m_mean[s, i])
     if ts // PANE_15M_MS > newest // PANE_15M_MS - PANES_15M:
-        w.dirty[_15M, (ts // PANE_15M_MS) % PANES_15M] = 1
-        w.latency_15m_n[s, (ts // PANE_15M_MS) % PANES_15M] += 1
-        w.latency_15m_sum[s, (ts // PANE_15M_MS) % PANES_15M] += x
+        i = (ts // PANE_15M_MS) % PANES_15M
+        if w.latency_15m_n[s, i] < _PANE_EVENTS_MAX:
+            w.dirty[_15M, i] = 1
+            w.latency_15m_n[s, i] += 1
+            w.latency_15m_sum[s, i] += x
     # Lateness is shorter than an hour, so every accepted event is in this window.
     w.dirty[_1H, (ts // PANE_1H_MS) % PANES_1H] = 1
     w.latency_1h_n[s, (ts // PANE_1H_MS) % PANES_1H] += 1
@@ -226,9 +235,15 @@ def _add_baseline(w: Windows, s: int, metric: int, pane: int, late: int, x: floa
     w.open_n[s, metric, late] += 1
     w.open_sum[s, metric, late] += x
     if late > 0:
-        w.dirty[_CLOSED, pane % PANES_BASELINE] = 1
-        w.closed[s, metric, pane % PANES_BASELINE] = w.open_sum[s, metric, 1] / w.open_n[s, metric, 1]
+        _close(w, s, metric, pane, w.open_sum[s, metric, 1] / w.open_n[s, metric, 1])
         w.is_stale[s] = 1
+
+
+@numba.njit(nogil=True)
+def _close(w: Windows, s: int, metric: int, pane: int, mean: float) -> None:
+    i = pane % PANES_BASELINE
+    w.closed[s, metric, i] = mean
+    w.dirty[_CLOSED, i] = 1
 
 
 @numba.njit(nogil=True)
@@ -276,7 +291,7 @@ def latency_5m(w: Windows, s: int) -> tuple[float, float]:
 
 
 @numba.njit(nogil=True)
-def window_mean(n: NDArray[np.uint32], total: NDArray[np.float64]) -> float:
+def window_mean(n: NDArray[np.unsignedinteger[Any]], total: NDArray[np.float64]) -> float:
     """Return the mean over a window's panes, from their counts and sums, shape (panes,); NaN where all are empty."""
     count, value = 0, 0.0
     for i in range(n.size):
