@@ -13,7 +13,7 @@ import click
 def command(seconds: float, seed: int, json_file: Path | None) -> None:
     """Run the main job on this machine, with a live view and a summary.
 
-    Starts Apache Kafka, trains a model on a simulated fabric, starts a worker, and publishes real counters of real
+    Starts Apache Kafka, trains a model on simulated fabrics, starts a worker, and publishes real counters of real
     devices, some bad records, and a day and a half of another fabric in fast motion, with fault rates raised so that
     something happens. Shows who is called before it fails. Every event sent is accounted for, or it exits with 1.
     Everything it starts ends with it, after Ctrl-C as well.
@@ -22,11 +22,24 @@ def command(seconds: float, seed: int, json_file: Path | None) -> None:
         linkcast demo --seconds 30 --json demo.json
     """
     started = time.monotonic()
+    import logging
     import signal
     import sys
 
-    # A supervisor's SIGTERM ends the demo as Ctrl-C does: through every block that has something to end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it would write across the view
+
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        ends.append(signal.SIGHUP)
+
+    def end(number: int, frame: object) -> None:
+        """Leave through every block that has something to end; once, so that a second Ctrl-C cuts none short."""
+        for each in ends:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for each in ends:
+        signal.signal(each, end)
 
     import msgspec
 

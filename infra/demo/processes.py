@@ -32,7 +32,7 @@ class Child:
         if self.process.poll():
             raise ChildFailed(
                 f"linkcast {' '.join(map(str, self.process.args[3:4]))} ended with {self.process.returncode}: "  # type: ignore[index]
-                f"{self.last_line()} (its log is {self.log})"
+                f"{self.last_line()}"  # the log itself goes with the demo's folder
             )
 
 

@@ -5,19 +5,20 @@ import contextlib
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from rich.console import Console
-from rich.live import Live
+from rich.progress_bar import ProgressBar
 
+from infra.broker.jars import class_path, maven_repository
 from infra.broker.process import running_broker
 from infra.demo.feed import feed_bad_records, feed_fabric, feed_samples
 from infra.demo.processes import Child, linkcast
 from infra.demo.tally import Tally, watch
-from infra.demo.view import View
+from infra.demo.view import View, live
 from infra.topics import apply_topics
 from offline.simulator.fabric import Fabric, Setting
 from online.publish import publish
@@ -27,10 +28,17 @@ from streams.producer import MetricsProducer
 
 PREFIX = "linkcast."
 PARTITIONS = 4
-TRAIN_PORTS, TRAIN_HOURS = 400, 48.0
-PORTS, HOURS = 200, 36.0
 SETTLE_S_MAX = 90.0
 TRAIN_S_MAX = 600.0
+
+
+class Sizes(NamedTuple):
+    """How much is simulated: of each fabric the model learns from, and of the one it is examined on."""
+
+    train_ports: int = 100
+    train_hours: float = 24.0
+    ports: int = 200
+    hours: float = 36.0
 
 
 class Unaccounted(LinkcastError):
@@ -54,81 +62,125 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+class _Steps(NamedTuple):
+    """What will be done, in order."""
+
+    broker: str
+    topics: str
+    model: str
+    feed: str
+
+
 class _Stage(NamedTuple):
     """What the parts of the demo share."""
 
     folder: Path
     view: View
-    tally: Tally
+    steps: _Steps
+    sizes: Sizes
+    seconds: float
+    seed: int
     started: float
 
 
-def run_demo(*, seconds: float, seed: int, started: float) -> Summary:
-    """Run the demo with its view on stderr; `started` (monotonic) is when the user asked for it.
+def run_demo(
+    *,
+    seconds: float,
+    seed: int,
+    started: float,
+    shown: Callable[[View], AbstractContextManager[None]] = live,
+    sizes: Sizes = Sizes(),  # noqa: B008  # it can't change
+) -> Summary:
+    """Run the demo while `shown` shows its view; `started` (monotonic) is when the user asked for it.
 
     Raises `Unaccounted`, and whatever a part raises. However it ends, its processes and its folder are gone.
     """
-    console = Console(stderr=True)
-    tally = Tally()
-    view = View(tally, lambda: time.monotonic() - started)
+    steps = _Steps(
+        broker="Apache Kafka (KRaft, one node)",
+        topics="topics",
+        model=f"model of other fabrics, {sizes.train_hours:g} h each",
+        feed=f"{sizes.hours:g} h of {sizes.ports} ports in {seconds:g} s",
+    )
+    view = View(Tally(), steps=steps, started=started)
+    fetching = ""
+
+    def told(fetched: int, total: int) -> None:
+        nonlocal fetching
+        fetching = f"fetching its jars: {fetched / 1e6:.0f} of {total / 1e6:.0f} MB"
+
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linkcast-demo-")))
-        stage = _Stage(folder, view, tally, started)
-        if console.is_terminal:
-            stack.enter_context(Live(view, console=console, refresh_per_second=4, transient=True))
-        trainer = stack.enter_context(_trainer(folder, seed))
-        with _step(stage, console, "Apache Kafka (KRaft, one node)"):
+        stage = _Stage(folder, view, steps, sizes, seconds, seed, started)
+        stack.enter_context(shown(view))
+        trainer = stack.enter_context(_trainer(stage))
+        with view.step(steps.broker, lambda: fetching):
+            class_path(maven_repository(), progress=told)
             bootstrap = stack.enter_context(running_broker(folder / "broker"))
-        return asyncio.run(_run(stage, console, trainer, KafkaSettings(bootstrap=bootstrap), seconds, seed))
+        return asyncio.run(_run(stage, trainer, KafkaSettings(bootstrap=bootstrap)))
 
 
-def _trainer(folder: Path, seed: int) -> contextlib.AbstractContextManager[Child]:
-    arguments = ["train", "--no-publish", "--rates", "train", "--seed", str(seed), "--ports", str(TRAIN_PORTS)]
-    return linkcast(*arguments, "--hours", str(TRAIN_HOURS), home=folder, log=folder / "train.log")
+def _trainer(stage: _Stage) -> AbstractContextManager[Child]:
+    ports, hours = stage.sizes.train_ports, stage.sizes.train_hours
+    sizes = ["--seed", str(stage.seed), "--ports", str(ports), "--hours", str(hours)]
+    log = stage.folder / "train.log"
+    return linkcast("train", "--no-publish", "--rates", "train", *sizes, home=stage.folder, log=log)
 
 
-async def _run(
-    stage: _Stage, console: Console, trainer: Child, kafka: KafkaSettings, seconds: float, seed: int
-) -> Summary:
-    with _step(stage, console, "topics"):
+async def _run(stage: _Stage, trainer: Child, kafka: KafkaSettings) -> Summary:
+    view, steps, sizes = stage.view, stage.steps, stage.sizes
+    with view.step(steps.topics):
         await apply_topics(kafka, PREFIX, partitions=PARTITIONS, replication=1)
     # Another seed than the model's: the fabric it is examined on is not the one it learnt from.
     end_ms = int(time.time() * 1000) - 600_000
-    start_ms = end_ms - int(HOURS * 3_600_000)
-    fabric = Fabric(Setting(ports=PORTS, hours=HOURS, seed=seed + 1_000, profile="train", start_ms=start_ms))
-    stage.view.incidents = fabric.incidents
-    with _step(stage, console, f"model from {TRAIN_HOURS:g} h of another fabric of {TRAIN_PORTS} ports"):
+    start_ms = end_ms - int(sizes.hours * 3_600_000)
+    setting = Setting(ports=sizes.ports, hours=sizes.hours, seed=stage.seed + 1_000, profile="train", start_ms=start_ms)
+    fabric = Fabric(setting)
+    view.incidents, view.ports = fabric.incidents, frozenset(fabric.stream_ids)
+    with view.step(steps.model, trainer.last_line):
         await _until_ended(trainer)
         (bundle,) = (stage.folder / "models").iterdir()
         await publish(kafka, prefix=PREFIX, bundle=bundle, published_at=int(time.time() * 1000))
-    worker_log = stage.folder / "worker.log"
-    worker = linkcast("worker", "--bootstrap", kafka.bootstrap, "--prefix", PREFIX, home=stage.folder, log=worker_log)
-    with worker as child:
-        watching = asyncio.create_task(watch(kafka, PREFIX, stage.tally))
-        feeding = asyncio.create_task(_feed(stage, kafka, fabric, seconds))
-        with _step(stage, console, f"{HOURS:g} h of {PORTS} ports in {seconds:g} s"):
-            try:
-                while not feeding.done():
-                    await asyncio.wait([feeding, watching], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-                    child.check()
-                    if watching.done():
-                        watching.result()
-                await feeding
-                late, repeats = await _settled(stage.tally, child)
-            finally:
-                for task in (feeding, watching):
-                    task.cancel()
-                await asyncio.gather(feeding, watching, return_exceptions=True)
+    log = stage.folder / "worker.log"
+    worker = linkcast("worker", "--bootstrap", kafka.bootstrap, "--prefix", PREFIX, home=stage.folder, log=log)
+    with worker as child, view.step(steps.feed, lambda: _progress(view.tally, setting)):
+        late, repeats = await _feed_and_watch(stage, kafka, fabric, child)
     return _summary(stage, fabric, late, repeats)
 
 
+def _progress(tally: Tally, setting: Setting) -> ProgressBar:
+    fed = max(0, tally.sent_until_ms - setting.start_ms)
+    return ProgressBar(total=setting.end_ms - setting.start_ms, completed=fed, complete_style="cyan")
+
+
+async def _feed_and_watch(stage: _Stage, kafka: KafkaSettings, fabric: Fabric, worker: Child) -> tuple[int, int]:
+    """Publish everything and see every event accounted for; return how many came late, and how many were repeats."""
+    tally = stage.view.tally
+    watching = asyncio.create_task(watch(kafka, PREFIX, tally))
+    feeding = asyncio.create_task(_feed(stage, kafka, fabric))
+    try:
+        while not feeding.done():
+            await asyncio.wait([feeding, watching], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            worker.check()
+            if watching.done():
+                watching.result()
+        await feeding
+        return await _settled(tally, worker)
+    finally:
+        for task in (feeding, watching):
+            task.cancel()
+        await asyncio.gather(feeding, watching, return_exceptions=True)
+
+
 async def _until_ended(trainer: Child) -> None:
-    await asyncio.to_thread(trainer.process.wait, TRAIN_S_MAX)
+    # Asked again and again, since a thread that waits would hold up Ctrl-C until the trainer ends.
+    async with asyncio.timeout(TRAIN_S_MAX):
+        while trainer.process.poll() is None:  # noqa: ASYNC110  # a process sets no event
+            await asyncio.sleep(0.1)
     trainer.check()
 
 
-async def _feed(stage: _Stage, kafka: KafkaSettings, fabric: Fabric, seconds: float) -> None:
-    tally = stage.tally
+async def _feed(stage: _Stage, kafka: KafkaSettings, fabric: Fabric) -> None:
+    tally = stage.view.tally
 
     def told(events: int, at_ms: int) -> None:
         tally.sent += events
@@ -137,7 +189,7 @@ async def _feed(stage: _Stage, kafka: KafkaSettings, fabric: Fabric, seconds: fl
     async with MetricsProducer(kafka, prefix=PREFIX) as producer:
         tally.sent += await feed_samples(producer)
         tally.sent += await feed_bad_records(producer)
-        await feed_fabric(producer, fabric, seconds=seconds, told=told)
+        await feed_fabric(producer, fabric, seconds=stage.seconds, told=told)
 
 
 async def _settled(tally: Tally, worker: Child) -> tuple[int, int]:
@@ -152,7 +204,8 @@ async def _settled(tally: Tally, worker: Child) -> tuple[int, int]:
         if time.monotonic() > deadline or accounted > tally.sent:
             raise Unaccounted(
                 f"{tally.sent} events were sent, {accounted} are accounted for: {tally.predictions} predictions, "
-                f"{tally.dead.total()} dead letters, {late} late, {repeats} repeats. The worker's log: {worker.log}"
+                f"{tally.dead.total()} dead letters, {late} late, {repeats} repeats. "
+                f"The worker's last word: {worker.last_line()}"
             )
         worker.check()
         await asyncio.sleep(0.5)
@@ -169,7 +222,7 @@ def _became(worker: Child) -> dict[str, int]:
 
 
 def _summary(stage: _Stage, fabric: Fabric, late: int, repeats: int) -> Summary:
-    tally = stage.tally
+    tally = stage.view.tally
     assert tally.first_prediction_at is not None  # every event is accounted for, and most are no dead letters
     found = tally.report(fabric.incidents)
     leads = sorted(found.called_before.values())
@@ -187,16 +240,3 @@ def _summary(stage: _Stage, fabric: Fabric, late: int, repeats: int) -> Summary:
         events_per_s=round(tally.sent / (tally.last_prediction_at - tally.first_prediction_at), 1),
         model=tally.models.most_common(1)[0][0],
     )
-
-
-@contextlib.contextmanager
-def _step(stage: _Stage, console: Console, name: str) -> Iterator[None]:
-    stage.view.steps.append((name, ""))
-    if not console.is_terminal:
-        console.print(f"{name} …", highlight=False)
-    start = time.monotonic()
-    yield
-    took = f"{time.monotonic() - start:.1f} s"
-    stage.view.steps[-1] = name, took
-    if not console.is_terminal:
-        console.print(f"  done in {took}", highlight=False)

@@ -37,7 +37,7 @@ class Tally:
         self.predictions = 0
         self.dead: Counter[str] = Counter()
         self.newest: dict[str, Seen] = {}
-        self.open: dict[str, Seen] = {}  # episode → its newest prediction
+        self.open: dict[str, Seen] = {}  # episode → the prediction that opened it
         self.calls: list[Call] = []
         self.models: Counter[str] = Counter()
         self.first_prediction_at: float | None = None
@@ -71,7 +71,7 @@ class Tally:
         if seen.change == "closed":
             self.open.pop(episode, None)
         else:
-            self.open[episode] = seen
+            self.open.setdefault(episode, seen)
 
     def take_dead(self, records: Sequence[ConsumerRecord]) -> None:
         """Take records of `metrics.dead`; what was written twice counts once, by its coordinates."""
