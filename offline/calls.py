@@ -9,8 +9,12 @@ less than the cool-down ago: windows still hold it.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from offline.simulator.truth import Incident
 from offline.targets import HORIZON_MS
+from online.episodes import CHANGES, Episodes
 
 COOL_DOWN_MS = 1_800_000
 
@@ -22,6 +26,15 @@ class Call(NamedTuple):
     opened_at: int  # ms, event time
 
 
+class Watched(NamedTuple):
+    """All n rows of some streams, as they came, and what struck those streams."""
+
+    stream: NDArray[np.int64]  # (n,) index into `stream_ids`
+    ts: NDArray[np.int64]  # (n,) ms, rising within a stream
+    stream_ids: list[str]
+    incidents: list[Incident]
+
+
 class Report(NamedTuple):
     """How calls and incidents met."""
 
@@ -29,6 +42,13 @@ class Report(NamedTuple):
     called_before: dict[str, int]  # incident → lead in ms, of the earliest call on any of its streams
     detected: int  # incidents called before or while they lasted
     false_alarms: list[Call]
+
+
+def calls_at(watched: Watched, risk: NDArray[np.float64]) -> list[Call]:
+    """Return the episodes that risk, shape (n,), 0 to 100, would have opened live."""
+    change, _ = Episodes().advance(watched.stream, watched.ts, risk)
+    opened = np.flatnonzero(change == CHANGES.index("opened"))
+    return [Call(watched.stream_ids[watched.stream[i]], int(watched.ts[i])) for i in opened]
 
 
 def report(calls: Iterable[Call], incidents: Iterable[Incident], *, horizon_ms: int = HORIZON_MS) -> Report:

@@ -7,6 +7,7 @@ frequent as that.
 import numpy as np
 from numpy.typing import NDArray
 
+from offline.calls import Watched, calls_at, report
 from offline.targets import HARD_DOWN, Targets
 from online.bundle import Figures
 from online.episodes import OPENED_FROM_RISK
@@ -49,6 +50,31 @@ def evaluate(
         "caught_ahead": float(
             np.unique(targets.incident[is_incident & alarmed & (targets.lead_ms >= LEAD_MS_MIN)]).size
         ),
+    }
+
+
+def evaluate_calls(watched: Watched, risk: NDArray[np.float64]) -> Figures:
+    """Return the figures of the episodes that risk, shape (n,), opens: what an operator would have been told.
+
+    Incidents are counted by cause, whatever number of streams one strikes. `called_before_max` is the share with a
+    visible precursor: who calls more was lucky. `call_precision` is the share of calls that stand for an incident.
+    """
+    calls = calls_at(watched, risk)
+    found = report(calls, watched.incidents)
+    n = max(1, found.incidents)
+    leads = list(found.called_before.values())
+    first, last = np.full((2, len(watched.stream_ids)), -1)
+    last[watched.stream] = watched.ts  # of equal indices the last one stays
+    first[watched.stream[::-1]] = watched.ts[::-1]
+    port_days = (last - first).sum() / 86_400_000
+    return {
+        "events": float(found.incidents),
+        "event_recall": found.detected / n,
+        "event_recall_before": len(leads) / n,
+        "called_before_max": sum(incident.precursor_start_ms is not None for incident in watched.incidents) / n,
+        "call_precision": 1.0 - len(found.false_alarms) / len(calls) if calls else None,
+        "false_alarms_per_port_day": float(len(found.false_alarms) / port_days),
+        "median_lead_min": float(np.median(leads)) / 60_000 if leads else None,
     }
 
 

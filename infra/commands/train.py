@@ -10,9 +10,9 @@ from infra.options import NoBroker, cluster_options, json_option, kafka_settings
 
 @click.command()
 @cluster_options
-@click.option("--ports", default=300, show_default=True, type=click.IntRange(6), help="Of the simulated fabric.")
-@click.option("--hours", default=72.0, show_default=True, type=click.FloatRange(6), help="Of its life.")
-@click.option("--seed", default=1, show_default=True, help="Of fabric and training: the same seed, the same model.")
+@click.option("--ports", default=100, show_default=True, type=click.IntRange(6), help="Of each simulated fabric.")
+@click.option("--hours", default=24.0, show_default=True, type=click.FloatRange(6), help="Of its life.")
+@click.option("--seed", default=1, show_default=True, help="Of fabrics and training: the same seed, the same model.")
 @click.option(
     "--rates",
     type=click.Choice(["true", "train"]),
@@ -43,12 +43,12 @@ def command(
 ) -> None:
     """Train the two models on a simulated history and write them as one signed bundle.
 
-    Simulates a fabric with raised fault rates (profile train), computes features with the worker's own kernel, fits the
-    classifier and the risk model, and publishes the bundle on topic models, so that running workers take it up. The
-    key's public half is what workers trust (--trusted-keys).
+    Simulates thirteen fabrics with raised fault rates (profile train): nine teach, two calibrate, two examine. Computes
+    features with the worker's own kernel, fits the classifier and the risk model, and publishes the bundle on topic
+    models, so that running workers take it up. The key's public half is what workers trust (--trusted-keys).
 
     \b
-        linkcast train --ports 300 --hours 72 --json
+        linkcast train --ports 100 --hours 24 --json
     """
     import asyncio
     import json
@@ -63,15 +63,15 @@ def command(
         kafka = None
 
     from infra.progress import step
-    from offline.history import base_rate, simulated_history
-    from offline.simulator.fabric import Fabric, Setting
+    from offline.history import PARTS, base_rate, simulated_histories
+    from offline.simulator.fabric import Setting
     from offline.train import train_bundle
     from online.keys import load_or_create_key
     from online.publish import publish as publish_bundle
 
-    with step(f"simulating {ports} ports for {hours:g} h, and their features") as progress:
-        fabric = Fabric(Setting(ports=ports, hours=hours, seed=seed, profile="train"))
-        table = simulated_history(fabric, time_zone=time_zone, progress=progress)
+    with step(f"simulating {len(PARTS)} fabrics of {ports} ports for {hours:g} h, and their features") as progress:
+        setting = Setting(ports=ports, hours=hours, seed=seed, profile="train")
+        table = simulated_histories(setting, time_zone=time_zone, progress=progress)
     with step(f"fitting two models to {len(table.ts):,} rows"):
         now_ms = int(time.time() * 1000)
         bundle = train_bundle(

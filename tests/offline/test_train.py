@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline import train
-from offline.evaluation import evaluate
-from offline.targets import HARD_DOWN, Incidents, Targets, targets
+from offline.calls import Watched
+from offline.evaluation import evaluate, evaluate_calls
+from offline.simulator.truth import Incident
+from offline.targets import HARD_DOWN, UNUSED, Incidents, Targets, split, targets
 from offline.train import TrainingRefused, TrainingTable, fit_platt, fit_scale, train_bundle
 from online.bundle import load_bundle
 from streams.contract import CLASSES, FEATURES
@@ -30,7 +32,9 @@ def fabric(*, n_links: int = 80, days: int = 3, every_ms: int = 600_000, seed: i
     near = (of_row.code > 0) & (of_row.lead_ms < 2_400_000)
     X[near, of_row.code[near]] += 6
     X[rng.random(X.shape) < 0.05] = np.nan
-    return TrainingTable(X, ts, link, of_row, BEGIN_MS + days * DAY_MS, "a toy fabric")
+    part = split(ts, link, known_until=BEGIN_MS + days * DAY_MS, seed=0)
+    used = np.flatnonzero(part != UNUSED)
+    return TrainingTable(X[used], ts[used], of_row.at(used), part[used], np.ones(used.size), "a toy fabric")
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +91,12 @@ def test_a_table_without_incidents_is_refused_in_words(table, key, tmp_path):
         train_bundle(healthy, tmp_path, key, created_at=BEGIN_MS)
 
 
-def test_sampling_bounds_the_rows_keeps_rare_ones_whole_and_weighs_as_much_as_all():
-    code = np.repeat([0, 3, 7], [50_000, 9_000, 40]).astype(np.int8)
-    among = np.ones(code.size, bool)
-    sample = train._sample(code, among, 10_000, seed=1)
+def test_a_row_that_stands_for_two_counts_like_two(folder, table, key, tmp_path):
+    doubled = table._replace(weight=np.where(table.targets.code > 0, 2.0, 1.0))
+    twice = load_bundle(train_bundle(doubled, tmp_path, key, created_at=BEGIN_MS), [key.public_key()])
+    rate = load_bundle(folder, [key.public_key()]).manifest.training.base_rate
 
-    assert len(sample.rows) <= 10_000
-    assert (code[sample.rows] == 7).sum() == 40
-    np.testing.assert_allclose(np.bincount(code[sample.rows], sample.weight), np.bincount(code))
+    assert twice.manifest.training.base_rate == pytest.approx(2 * rate / (1 + rate))
 
 
 @settings(deadline=None, max_examples=30)
@@ -117,13 +119,14 @@ def test_margins_that_separate_perfectly_still_give_a_finite_sigmoid():
     assert abs(intercept) < 1
 
 
-def test_every_incident_counts_alike_and_health_as_much_as_all_of_them():
+def test_every_incident_of_a_class_counts_alike_and_health_teaches_no_class():
     code = np.repeat([0, 3, 7, HARD_DOWN], [50, 900, 4, 10]).astype(np.int8)
     incident = np.repeat([-1, 0, 1, 2], [50, 900, 4, 10])
     of_row = Targets(code, incident, np.zeros(code.size, np.int64))
-    sample = train._by_incident(of_row, train._Sample(np.arange(code.size), np.ones(code.size)))
+    everything = train._Sample(np.arange(code.size), np.ones(code.size))
+    sample = train._by_incident(of_row, everything, np.ones(code.size, bool))
 
-    np.testing.assert_allclose(np.bincount(code[sample.rows], sample.weight, minlength=8)[[0, 3, 7]], [2, 1, 1])
+    np.testing.assert_allclose(np.bincount(code[sample.rows], sample.weight, minlength=8)[[0, 3, 7]], [0, 1, 1])
     assert HARD_DOWN not in code[sample.rows]
 
 
@@ -162,3 +165,26 @@ def test_figures_survive_the_manifest():
     figures = evaluate(truth, np.array([1.0, 99.0]), np.eye(11)[truth.code], 0.5)
 
     assert msgspec.json.decode(msgspec.json.encode(figures)) == figures
+
+
+def test_calls_are_judged_by_incident_and_port_day():
+    minutes = np.arange(24 * 60)
+    incident = Incident(
+        incident="i",
+        class_="latency_spike",
+        start_ms=36_000_000,
+        end_ms=37_000_000,
+        streams=("a/1",),
+        precursor_start_ms=None,
+    )
+    watched = Watched(np.repeat([0, 1], minutes.size), np.tile(minutes * 60_000, 2), ["a/1", "a/2"], [incident])
+    risk = np.zeros(2 * minutes.size)
+    risk[590:620] = 90.0  # from 10 min before the incident of a/1
+    risk[minutes.size + 100 : minutes.size + 110] = 90.0  # of a/2, which has none
+
+    figures = evaluate_calls(watched, risk)
+
+    assert figures["events"] == figures["event_recall"] == figures["event_recall_before"] == 1.0
+    assert (figures["median_lead_min"], figures["call_precision"]) == (10.0, 0.5)
+    assert figures["false_alarms_per_port_day"] == pytest.approx(0.5, rel=1e-3)
+    assert figures["called_before_max"] == 0.0
