@@ -7,32 +7,16 @@ can be fooled by values that are only valid together. Where that fails, records 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.contract import METRICS, STREAM_ID_BYTES_MAX, VERSION, DeadReason, MetricEvent
+from streams.contract import DeadReason, MetricEvent
+from streams.events import Refusal, decode_events, elements_of, flaw, is_stream_id, metrics_of, parse
 
 VALUE_BYTES_MAX = 1 << 20
 """A larger record is a dead letter unread."""
 FUTURE_MS_MAX = 120_000
 """How far an event time may be ahead of the broker's record time."""
-_events = msgspec.json.Decoder(MetricEvent | list[MetricEvent])
-_elements = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class _MetricTypes(msgspec.Struct):
-    """An event's types without their ranges: what tells a wrong type from a value out of range."""
-
-    stream_id: str
-    ts: int
-    latency_p99: float | None = None
-    utilization: float | None = None
-    error_rate: float | None = None
-    bandwidth_gbps: float | None = None
-    qp_errors: float | None = None
-    mr_failures: float | None = None
-    extra: dict[str, float] | None = None
 
 
 class Record(Protocol):
@@ -75,44 +59,19 @@ def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
     rejected: list[Rejected] = []
     if all(map(_is_plain, records)):
         try:
-            return _columns(records, list(map(_events.decode, [r.value for r in records])), rejected), rejected
+            return _columns(records, list(map(decode_events, [r.value for r in records])), rejected), rejected
         except (ValueError, RecursionError):
             pass  # one of them is bad: find it
     return _columns(records, [_events_of(record, rejected) for record in records], rejected), rejected
 
 
-def parse(value: bytes) -> MetricEvent | tuple[DeadReason, str]:
-    """Return the event that the JSON of one event holds, or why it is none.
-
-    >>> parse(b'{"stream_id": "leaf/1", "ts": 0, "utilization": 101}')
-    ('out_of_range', 'Expected `float` <= 100.0 - at `$.utilization`')
-    >>> parse(b'{"v": 2, "stream_id": "leaf/1", "ts": 0}')
-    ('unknown_version', 'version 2, this worker reads 1')
-    """
-    try:
-        event = msgspec.json.decode(value)
-    except RecursionError:
-        return "too_deep", "nested deeper than any event"
-    except ValueError as error:
-        return "not_json", str(error)[:200]
-    if isinstance(event, dict) and (version := event.get("v", VERSION)) != VERSION:
-        return "unknown_version", f"version {str(version)[:20]}, this worker reads {VERSION}"
-    try:
-        return msgspec.convert(event, MetricEvent)
-    except msgspec.ValidationError as error:
-        try:
-            msgspec.convert(event, _MetricTypes)
-        except msgspec.ValidationError:
-            return "wrong_type", str(error)[:200]
-        return "out_of_range", str(error)[:200]
-
-
 def event_bytes(record: Record, element: int) -> bytes | None:
     """Return the original bytes of one event of a record: an element of a sweep, or all of it."""
-    value = record.value
+    value: bytes | None = record.value
     if value is None or len(value) > VALUE_BYTES_MAX:
-        return value  # type: ignore[no-any-return]
-    return bytes(_elements.decode(value)[element]) if value.lstrip()[:1] == b"[" else value
+        return value
+    elements = elements_of(value)
+    return value if elements is None else elements[element]
 
 
 def _is_plain(record: Record) -> bool:
@@ -130,7 +89,7 @@ def _has_key(record: Record) -> bool:
 def _events_of(record: Record, rejected: list[Rejected]) -> MetricEvent | list[Any]:
     """Return what is good in one record, with None in the place of each rejected event of a sweep."""
     value = record.value
-    refused: tuple[DeadReason, str] | None = None
+    refused: Refusal | None = None
     if value is None:
         refused = "tombstone", "a record without a value"
     elif len(value) > VALUE_BYTES_MAX:
@@ -141,14 +100,10 @@ def _events_of(record: Record, rejected: list[Rejected]) -> MetricEvent | list[A
         rejected.append(Rejected(record, 0, *refused, value))
         return [None]
     try:
-        return _events.decode(value)  # type: ignore[no-any-return]
+        return decode_events(value)
     except (ValueError, RecursionError):
-        pass
-    try:
-        parts = _elements.decode(value) if value.lstrip()[:1] == b"[" else [msgspec.Raw(value)]
-    except (ValueError, RecursionError):
-        parts = [msgspec.Raw(value)]
-    return [_event_or_none(record, i, bytes(part), rejected) for i, part in enumerate(parts)]
+        elements = elements_of(value) or [value]
+    return [_event_or_none(record, i, element, rejected) for i, element in enumerate(elements)]
 
 
 def _event_or_none(record: Record, element: int, value: bytes, rejected: list[Rejected]) -> MetricEvent | None:
@@ -166,16 +121,9 @@ def _columns(records: Sequence[Record], per_record: list[Any], rejected: list[Re
         element = np.zeros(len(events), np.intp)
     else:
         events, at, element = _flattened(records, per_record, rejected)
-    metrics = np.empty((len(events), len(METRICS)))
-    metrics[:, 0] = [e.latency_p99 for e in events]
-    metrics[:, 1] = [e.utilization for e in events]
-    metrics[:, 2] = [e.error_rate for e in events]
-    metrics[:, 3] = [e.bandwidth_gbps for e in events]
-    metrics[:, 4] = [e.qp_errors for e in events]
-    metrics[:, 5] = [e.mr_failures for e in events]
     ts = np.array([e.ts for e in events], np.int64)
-    decoded = Decoded([e.stream_id for e in events], ts, metrics, at, element)
-    return _admitted(records, decoded, rejected)
+    decoded = Decoded([e.stream_id for e in events], ts, metrics_of(events), at, element)
+    return _admitted(records, events, decoded, rejected)
 
 
 def _flattened(
@@ -196,45 +144,23 @@ def _flattened(
     return events, np.array(at, np.intp), np.array(element, np.intp)
 
 
-def _admitted(records: Sequence[Record], decoded: Decoded, rejected: list[Rejected]) -> Decoded:
+def _admitted(
+    records: Sequence[Record], events: Sequence[MetricEvent], decoded: Decoded, rejected: list[Rejected]
+) -> Decoded:
     """Reject what a type can't say: no metric at all, an id that isn't printable, an event time ahead of the broker."""
-    broker_ms = np.array([r.timestamp for r in records], np.int64)[decoded.record]
-    is_future = decoded.ts > broker_ms + FUTURE_MS_MAX
-    is_void = np.asarray(np.isnan(decoded.metrics).all(axis=1))
-    is_bad: NDArray[np.bool_] = is_future | is_void
+    ahead_ms = decoded.ts - np.array([r.timestamp for r in records], np.int64)[decoded.record]
+    is_bad = (ahead_ms > FUTURE_MS_MAX) | np.isnan(decoded.metrics).all(axis=1)
     if not _are_printable("".join(decoded.stream_id)):
-        is_bad |= np.array([not is_stream_id(stream_id) for stream_id in decoded.stream_id], np.bool_)
+        is_bad |= [not is_stream_id(stream_id) for stream_id in decoded.stream_id]
     if not is_bad.any():
         return decoded
-    for i in np.flatnonzero(is_bad):
-        record = records[decoded.record[i]]
-        reason: tuple[DeadReason, str] = "out_of_range", "stream_id is not 1 to 200 bytes of printable text"
-        if is_void[i]:
-            reason = "no_metric", "none of the metrics is there"
-        elif is_future[i]:
-            reason = (
-                "from_the_future",
-                f"{decoded.ts[i] - broker_ms[i]} ms ahead of the broker, at most {FUTURE_MS_MAX}",
-            )
-        element = int(decoded.element[i])
-        rejected.append(Rejected(record, element, *reason, event_bytes(record, element)))
+    for i in np.flatnonzero(is_bad).tolist():
+        record, element = records[decoded.record[i]], int(decoded.element[i])
+        future: Refusal = "from_the_future", f"{ahead_ms[i]} ms ahead of the broker, at most {FUTURE_MS_MAX}"
+        reason, detail = flaw(events[i]) or future
+        rejected.append(Rejected(record, element, reason, detail, event_bytes(record, element)))
     return decoded.only(~is_bad)
 
 
 def _are_printable(text: str) -> bool:
     return text.isascii() and text.isprintable()
-
-
-def is_stream_id(stream_id: str) -> bool:
-    r"""Whether an id is 1 to 200 bytes of printable text.
-
-    >>> is_stream_id("leaf-012/17"), is_stream_id("ü" * 101), is_stream_id("tab\t")
-    (True, False, False)
-    """
-    return 0 < len(stream_id.encode()) <= STREAM_ID_BYTES_MAX and stream_id.isprintable()
-
-
-def explain(value: bytes) -> tuple[DeadReason, str] | None:
-    """Return why the JSON of one event is none, or None where it is one."""
-    found = parse(value)
-    return None if isinstance(found, MetricEvent) else found

@@ -10,8 +10,8 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from streams.contract import METRICS, LinkcastError, MetricEvent, node_of
-from streams.decode import explain, is_stream_id
+from streams.contract import LinkcastError, MetricEvent, node_of
+from streams.events import flaw, parse
 from streams.kafka import KafkaSettings, await_broker
 
 RECORD_BYTES_MAX = 512 << 10
@@ -214,14 +214,12 @@ def _checked_json(event: MetricEvent) -> bytes:
     try:
         read_back = _decode(value)
     except (ValueError, RecursionError):
-        raise ValueError(f"event of {event.stream_id!r} is refused: {explain(value)}") from None
-    if not is_stream_id(event.stream_id):
-        raise ValueError(f"stream_id {event.stream_id!r} is not 1 to 200 bytes of printable text")
+        raise ValueError(f"event of {event.stream_id!r} is refused: {parse(value)}") from None
     if read_back != event:
         lost = [name for name in event.__struct_fields__ if getattr(event, name) != getattr(read_back, name)]
         raise ValueError(f"event of {event.stream_id!r}: NaN or infinity in {', '.join(lost)}; None says missing")
-    if all(getattr(event, metric) is None for metric in METRICS):
-        raise ValueError(f"event of {event.stream_id!r} has none of {', '.join(METRICS)}: leave it out")
+    if refusal := flaw(event):
+        raise ValueError(f"event of {event.stream_id!r} is refused: {refusal}")
     if len(value) > RECORD_BYTES_MAX:
         raise ValueError(
             f"event of {event.stream_id!r} has {len(value)} bytes, at most {RECORD_BYTES_MAX}: cut `extra`"

@@ -16,7 +16,9 @@ from pyarrow import parquet
 
 from streams import recordings
 from streams.contract import METRICS, MetricEvent
-from streams.decode import explain
+from streams.events import parse
+from streams.recordings import lines as text
+from streams.recordings.parquet import METRIC_MAX
 
 T = 1_760_000_000_000
 GOOD = b'{"stream_id":"leaf-1/1","ts":1760000000000,"utilization":5.0}'
@@ -197,11 +199,11 @@ def test_parquet_takes_timestamps_and_names_bad_rows(tmp_path):
 
 
 def test_the_bounds_of_parquet_are_those_of_the_contract():
-    for name, bound in zip(METRICS, recordings.METRIC_MAX.tolist(), strict=True):
+    for name, bound in zip(METRICS, METRIC_MAX.tolist(), strict=True):
         event = {"stream_id": "a/1", "ts": 1}
-        assert explain(json.dumps(event | {name: bound}).encode()) is None
-        assert explain(json.dumps(event | {name: np.nextafter(bound, np.inf)}).encode())
-        assert explain(json.dumps(event | {name: -1e-300}).encode())
+        assert isinstance(parse(json.dumps(event | {name: bound}).encode()), MetricEvent)
+        for beyond in (np.nextafter(bound, np.inf), -1e-300):
+            assert parse(json.dumps(event | {name: beyond}).encode())[0] == "out_of_range"
 
 
 def test_blocks_cut_lines_anywhere(tmp_path, monkeypatch):
@@ -209,7 +211,7 @@ def test_blocks_cut_lines_anywhere(tmp_path, monkeypatch):
     path.write_bytes(b"".join(GOOD.replace(b"leaf-1/1", b"leaf-%d/1" % i) + b"\n" for i in range(50)) + b"{")
     whole = read_all(path)
 
-    monkeypatch.setattr(recordings, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 100)
 
     assert read_all(path) == whole
     assert reasons(whole[1]) == [(51, None, "not_json")]
@@ -260,7 +262,7 @@ def test_standard_input_is_json_lines(monkeypatch):
         ("a.txt", b"", "name it"),
         ("a.csv", b"time,util\n", "stream_id, ts and a metric"),
         ("a.parquet", b"PAR1", "a.parquet"),
-        ("a.jsonl", b"x" * (recordings.LINE_BYTES_MAX + recordings.BLOCK_BYTES), "one event a line"),
+        ("a.jsonl", b"x" * (text.LINE_BYTES_MAX + text.BLOCK_BYTES), "one event a line"),
         (".", None, "directory|name it"),
     ],
 )
@@ -277,7 +279,7 @@ def test_a_file_that_is_not_there_and_one_without_columns_are_refused(tmp_path):
 
     with pytest.raises(recordings.RecordingUnreadable, match="No such file"):
         read_all(tmp_path / "a.jsonl")
-    with pytest.raises(recordings.RecordingUnreadable, match="has no columns"):
+    with pytest.raises(recordings.RecordingUnreadable, match="have to name stream_id, ts and a metric"):
         read_all(tmp_path / "b.parquet")
 
 

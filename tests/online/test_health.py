@@ -1,0 +1,40 @@
+"""Health says whether the worker's loop comes round, and a port that is taken is one clear line."""
+
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from online.health import STUCK_AFTER_S, PortTaken, serve
+
+
+def healthz(port: int) -> tuple[int, dict[str, object]]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+@pytest.mark.parametrize(("idle_s", "status"), [(0.0, 200), (STUCK_AFTER_S - 0.1, 200), (STUCK_AFTER_S, 503)])
+def test_a_loop_that_has_not_come_round_for_a_minute_is_unhealthy(idle_s, status) -> None:
+    with serve("127.0.0.1", 0, idle_s=lambda: idle_s, model=lambda: "m1") as port:
+        found = healthz(port)
+
+    assert found == (status, {"ok": status == 200, "idle_s": round(idle_s, 1), "model": "m1"})
+
+
+def test_a_port_that_is_taken_is_named_with_what_to_do() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+
+        with (
+            pytest.raises(PortTaken, match=rf"127\.0\.0\.1:{port}: .*--health-port"),
+            serve("127.0.0.1", port, idle_s=lambda: 0, model=lambda: "m1"),
+        ):
+            pass
