@@ -4,9 +4,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import click
 
+T = TypeVar("T")
 _SAY_EVERY_S = 2.0
 
 
@@ -35,14 +37,20 @@ def compiling() -> Iterator[None]:
 def step(what: str) -> Iterator[Callable[[float], None]]:
     """Announce a step of a long command and say how long it took; its block may tell the share done, 0 to 1."""
     click.echo(f"{what} …", err=True)
-    start = said_at = time.perf_counter()
+    start = time.perf_counter()
+    yield seldom(lambda share: click.echo(f"  {share:4.0%}", err=True))
+    click.echo(f"  done in {time.perf_counter() - start:.1f} s", err=True)
 
-    def progress(share: float) -> None:
+
+def seldom(say: Callable[[T], None]) -> Callable[[T], None]:
+    """Return what may be told as often as one likes, and says it every 2 s."""
+    said_at = time.perf_counter()
+
+    def tell(news: T) -> None:
         nonlocal said_at
         now = time.perf_counter()
         if now - said_at >= _SAY_EVERY_S:
             said_at = now
-            click.echo(f"  {share:4.0%}", err=True)
+            say(news)
 
-    yield progress
-    click.echo(f"  done in {time.perf_counter() - start:.1f} s", err=True)
+    return tell

@@ -20,15 +20,16 @@ def command(files: tuple[str, ...], out: Path, time_zone: str, rules: Path | Non
 
     Reads JSON Lines (plain, .gz, .zst, or - for stdin), CSV or Parquet, in the order given, and writes one row per
     accepted event that is its stream's newest: stream_id, ts, the features by name, label, rule_risk, confidence,
-    needs_review. The same compiled code as the worker's, bit for bit. Prints what became of the events as JSON; exits
-    with 1 if a file can't be read, and with 0 where only single events were no events.
+    needs_review. The same compiled code as the worker's, bit for bit. Prints what became of the events as JSON; lines
+    that are no events go to stderr. --out is written whole or not at all: exits with 1 if a file can't be read to its
+    end, if --out can't be written, or if not one line is an event.
 
     \b
         linkcast backfill monday.jsonl.gz tuesday.jsonl.gz --out features.parquet --time-zone Europe/Berlin
     """
     import json
 
-    from infra.progress import compiling
+    from infra.progress import compiling, seldom
     from offline.backfill import backfill_files
     from streams.labels import DEFAULT_RULES, load_rules
 
@@ -36,9 +37,15 @@ def command(files: tuple[str, ...], out: Path, time_zone: str, rules: Path | Non
         from streams.features import compile_kernel
 
         compile_kernel()
-    summary = backfill_files(files, out, time_zone=time_zone, rules=load_rules(rules or DEFAULT_RULES))
-    for line in summary.bad[:10]:
+    summary = backfill_files(
+        files,
+        out,
+        time_zone=time_zone,
+        rules=load_rules(rules or DEFAULT_RULES),
+        progress=seldom(lambda events: click.echo(f"{events:,} events", err=True)),
+    )
+    for line in summary.bad:
         click.echo(str(line), err=True)
-    if len(summary.bad) > 10:
-        click.echo(f"and {len(summary.bad) - 10} more that are no events", err=True)
+    if (more := summary.became["rejected"] - len(summary.bad)) > 0:
+        click.echo(f"and {more} more that are no events", err=True)
     click.echo(json.dumps(summary.became))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from infra.options import kafka_options
-from streams.kafka import KafkaSettings
+from infra.options import cluster_options, kafka_settings
 
 if TYPE_CHECKING:
     from streams.sources.collect import Oddities, Reading
@@ -32,16 +31,10 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
-@kafka_options
-def _cluster(kafka: KafkaSettings, prefix: str) -> tuple[KafkaSettings, str]:
-    return kafka, prefix
-
-
 def _collecting(subcommand: Callable[..., R]) -> Callable[..., R]:
     """Give a subcommand --out and the options of the cluster, which are looked at only where there is no --out."""
-    # click keeps a function's options in this list, the last one first.
-    subcommand.__click_params__ = [*_cluster.__click_params__]  # type: ignore[attr-defined]
-    return click.option("--out", metavar="FILE", help="JSON Lines file in place of Kafka; - for stdout.")(subcommand)
+    out = click.option("--out", metavar="FILE", help="JSON Lines file in place of Kafka; - for stdout.")
+    return out(cluster_options(subcommand))
 
 
 _every = click.option(
@@ -196,7 +189,8 @@ def _run(
 
     from streams.sources.collect import collect, to_file, to_kafka
 
-    sink = to_file(out) if out else to_kafka(*_cluster(**cluster))
+    prefix = cluster.pop("prefix")
+    sink = to_file(out) if out else to_kafka(kafka_settings(cluster), prefix)
     done = asyncio.run(collect(read, sink, every_s=every, count=count, has_base=has_base, odd=odd))
     if done.without_metric:
         what = "written with their extra alone" if out else "not published: the contract wants one"

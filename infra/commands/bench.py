@@ -1,0 +1,131 @@
+"""`linkcast bench`: the figures of docs/benchmarks.md, measured here."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from infra.options import json_option
+from streams.contract import LinkcastError
+
+
+class NoCheckout(LinkcastError):
+    """The benchmarks are not here."""
+
+
+class WrongAnswer(LinkcastError):
+    """What was measured is not what it should compute."""
+
+
+@click.group()
+def command() -> None:
+    """Measure the figures of docs/benchmarks.md on this machine.
+
+    Each benchmark has a fixed seed and checks its answer. Needs a checkout of linkcast: bench/ is in no wheel.
+    """
+
+
+@command.command()
+@click.option("--events", type=click.IntRange(1_000), default=300_000, show_default=True)
+@click.option("--sweep", type=click.IntRange(1, 32), default=1, show_default=True, help="Events of a node in a record.")
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Bundle as 'linkcast train' leaves it, beside its HOME/keys; default: a small one is trained first.",
+)
+@json_option
+def hop(events: int, sweep: int, model: Path | None, as_json: bool) -> None:
+    """Take events from topic metrics to predictions, on a real broker and one core.
+
+    Starts a broker of its own in a temporary folder, fills it, and pins one worker to one core (Linux): decode, 24
+    features, label, two models, a prediction per event. Prints events_per_s, cpu_us_per_event and the µs of each
+    stage; exits with 1 unless each event has one prediction by the model.
+
+    \b
+        linkcast bench hop --events 1000000 --json
+    """
+    import signal
+    import sys
+
+    with _checkout():
+        from bench.hop import bench
+    # An exit as any other: the broker and the worker end with it.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    _report(bench(events=events, sweep=sweep, model=model), as_json)
+
+
+@command.command()
+@click.option("--ports", type=click.IntRange(2), default=300, show_default=True, help="Of the simulated fabric.")
+@click.option("--hours", type=click.FloatRange(0.1), default=24.0, show_default=True, help="Of its life.")
+@json_option
+def backfill(ports: int, hours: float, as_json: bool) -> None:
+    """Compute features of a recording, Parquet to Parquet, on one core.
+
+    Simulates a fabric into a temporary folder. Prints events_per_s, the same from JSON Lines and from arrays, and how
+    many features differ between the three; exits with 1 if any does.
+
+    \b
+        linkcast bench backfill --json
+    """
+    with _checkout():
+        from bench.backfill import bench
+    _report(bench(ports=ports, hours=hours), as_json)
+
+
+@command.command()
+@click.option("--ports", type=click.IntRange(2), default=300, show_default=True)
+@click.option("--hours", type=click.FloatRange(0.1), default=24.0, show_default=True, help="Of event time.")
+@json_option
+def simulate(ports: int, hours: float, as_json: bool) -> None:
+    """Simulate a fabric, counters to metrics, on one core.
+
+    Writes nothing. Prints port_samples_per_s, and the hash of the events: the same seed, the same bytes.
+
+    \b
+        linkcast bench simulate --json
+    """
+    with _checkout():
+        from bench.simulate import bench
+    _report(bench(ports=ports, hours=hours), as_json)
+
+
+@command.command()
+@json_option
+def score(as_json: bool) -> None:
+    """Score rows by both models, in batches of 1, 24 and 4,096, beside XGBoost's own predictor.
+
+    Writes nothing. Prints µs a row (us_1, us_24, us_4096, native_us_…) and how many margins differ from XGBoost's in
+    any bit; exits with 1 if any does.
+
+    \b
+        linkcast bench score --json
+    """
+    with _checkout():
+        from bench.score import bench
+    _report(bench(), as_json)
+
+
+@contextmanager
+def _checkout() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "bench":
+            raise
+        raise NoCheckout("the benchmarks are in no wheel: run this in a checkout of linkcast ('make setup')") from error
+
+
+def _report(figures: Mapping[str, object], as_json: bool) -> None:
+    import json
+
+    for name, figure in figures.items():
+        rows = figure.items() if isinstance(figure, dict) else [("", figure)]
+        for part, value in rows:
+            shown = f"{value:,}" if isinstance(value, int | float) else value
+            click.echo(f"{f'{name} {part}':<28}{shown:>20}", err=True)
+    if as_json:
+        click.echo(json.dumps(figures))
+    if figures.get("differing"):
+        raise WrongAnswer(f"{figures['differing']} values differ in a bit: the figures above are of a wrong answer")
