@@ -18,7 +18,7 @@ import click
 from streams.contract import LinkcastError
 
 SUBCOMMANDS = {
-    "demo": "The main job, whole, on this machine: a fault is called ahead.",
+    "demo": "Run the main job on this machine, with a live view and a summary.",
     "broker": "The embedded Kafka of this machine: up, down, status.",
     "topics": "The declared topics: make and check them, or list them.",
     "doctor": "Say what is missing on this machine, and the fix.",

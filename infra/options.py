@@ -34,6 +34,17 @@ home_option = click.option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object on stdout.")
 
+time_zone_option = click.option(
+    "--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="Of the fabric, IANA."
+)
+
+rules_option = click.option(
+    "--rules",
+    envvar="LINKCAST_RULES",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rule table in place of linkcast's own (TOML).",
+)
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _KAFKA_OPTIONS = (
     click.option(

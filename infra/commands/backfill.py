@@ -4,17 +4,14 @@ from pathlib import Path
 
 import click
 
+from infra.options import rules_option, time_zone_option
+
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Parquet file to write.")
-@click.option("--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="Of the fabric, IANA.")
-@click.option(
-    "--rules",
-    envvar="LINKCAST_RULES",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rule table in place of linkcast's own (TOML).",
-)
+@time_zone_option
+@rules_option
 def command(files: tuple[str, ...], out: Path, time_zone: str, rules: Path | None) -> None:
     """Compute the 24 features and the rule label of each event in FILE…, without a broker.
 

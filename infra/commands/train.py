@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from infra.options import NoBroker, cluster_options, json_option, kafka_settings
+from infra.options import NoBroker, cluster_options, json_option, kafka_settings, time_zone_option
 
 
 @click.command()
@@ -20,7 +20,7 @@ from infra.options import NoBroker, cluster_options, json_option, kafka_settings
     show_default=True,
     help="Fault rates that risk is calibrated to: the real ones, or the raised ones of the simulated history.",
 )
-@click.option("--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="Of the fabric, IANA.")
+@time_zone_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Bundles' folder; default: HOME/models.")
 @click.option(
     "--key",

@@ -2,13 +2,13 @@
 
 import click
 
-from infra.options import json_option, kafka_options
+from infra.options import json_option, kafka_options, time_zone_option
 from streams.kafka import KafkaSettings
 
 
 @click.command()
 @kafka_options
-@click.option("--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="As the workers'.")
+@time_zone_option
 @json_option
 def command(kafka: KafkaSettings, prefix: str, time_zone: str, as_json: bool) -> None:
     """Replay topic metrics and compare it with topic features, bit for bit.

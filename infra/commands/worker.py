@@ -4,20 +4,15 @@ from pathlib import Path
 
 import click
 
-from infra.options import kafka_options
+from infra.options import kafka_options, rules_option, time_zone_option
 from streams.kafka import KafkaSettings
 
 
 @click.command()
 @kafka_options
 @click.option("--group", envvar="LINKCAST_GROUP", help="Consumer group; default: the prefix followed by 'worker'.")
-@click.option("--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="Of the fabric, IANA.")
-@click.option(
-    "--rules",
-    envvar="LINKCAST_RULES",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rule table in place of linkcast's own (TOML).",
-)
+@time_zone_option
+@rules_option
 @click.option(
     "--streams-max", default=200_000, show_default=True, type=click.IntRange(1), help="Streams a partition takes."
 )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from offline.simulator.fabric import Block, Fabric
 from streams.contract import METRICS, MetricEvent, node_of
+from streams.events import has_metric
 from streams.producer import MetricsProducer
 from streams.sources import collect, perfquery, prometheus, ufm
 
@@ -31,7 +32,7 @@ BAD_RECORDS = (
 
 async def feed_samples(producer: MetricsProducer) -> int:
     """Publish the events of the real devices whose output comes with linkcast; return how many."""
-    events = [event for event in sample_events(time.time()) if collect.has_metric(event)]
+    events = [event for event in sample_events(time.time()) if has_metric(event)]
     for _, sweep in groupby(events, key=lambda event: node_of(event.stream_id)):
         await producer.send_sweep(list(sweep))
     return len(events)

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from streams.contract import METRICS, LinkcastError, MetricEvent, node_of
+from streams.events import has_metric
 from streams.kafka import KafkaSettings
 from streams.sources.counters import BITS, COUNTERS, INDEX, Samples, deltas
 from streams.sources.metrics import LinkState, metrics
@@ -273,11 +274,6 @@ def _stop_on_signal() -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, set_once, number)
     return stop
-
-
-def has_metric(event: MetricEvent) -> bool:
-    """Whether an event has one of the metrics, without which it would be a dead letter."""
-    return any(getattr(event, metric) is not None for metric in METRICS)
 
 
 def to_file(path: str) -> Sink:
