@@ -127,7 +127,7 @@ class ScoredPartition:
                     v=1,
                     stream_id=advanced.stream_id[i],
                     ts=int(advanced.ts[i]),
-                    class_=CLASSES[scores.code[i]],  # type: ignore[arg-type]
+                    class_=CLASSES[scores.code[i]],
                     risk=float(risk[i]),
                     confidence=float(confidence[i]),
                     model=scorer.version,

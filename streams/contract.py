@@ -5,7 +5,7 @@ missing or null metric is *missing*, never zero. Within version 1 a field may be
 renamed, retyped, reused or removed. `docs/asyncapi.json` is generated from here (`python -m streams.asyncapi`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,7 @@ from msgspec import Meta
 VERSION: Literal[1] = 1
 
 HEALTHY = "healthy"
-FAULT_CLASSES = (
+FaultClass = Literal[
     "performance_degradation",
     "anomaly_detected",
     "resource_saturation",
@@ -24,7 +24,9 @@ FAULT_CLASSES = (
     "qp_error_rate_high",
     "memory_registration_failure",
     "rdma_timeout",
-)
+]
+Class = Literal["healthy", FaultClass]
+FAULT_CLASSES: tuple[str, ...] = get_args(FaultClass)
 CLASSES = (HEALTHY, *FAULT_CLASSES)
 """Class codes: index 0 is healthy, 1 to 10 are the fault classes of the spec in its order."""
 
@@ -72,31 +74,6 @@ NonNegative = Annotated[float, Meta(ge=0, le=1e12)]  # the bound keeps every der
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Version = Annotated[Literal[1], Meta(description="Version of the record; an unknown one is a dead letter")]
-FaultClass = Literal[
-    "performance_degradation",
-    "anomaly_detected",
-    "resource_saturation",
-    "connection_instability",
-    "packet_loss_detected",
-    "latency_spike",
-    "bandwidth_throttling",
-    "qp_error_rate_high",
-    "memory_registration_failure",
-    "rdma_timeout",
-]
-Class = Literal[
-    "healthy",
-    "performance_degradation",
-    "anomaly_detected",
-    "resource_saturation",
-    "connection_instability",
-    "packet_loss_detected",
-    "latency_spike",
-    "bandwidth_throttling",
-    "qp_error_rate_high",
-    "memory_registration_failure",
-    "rdma_timeout",
-]
 Source = Annotated[str, Meta(pattern=r"^\d+:\d+:\d+$", description="partition:offset:index of the metric event")]
 
 
