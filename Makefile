@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup setup-dev demo test lint format bench lock clean
+.PHONY: help setup setup-dev demo test test-faults lint format bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ demo: .venv/demo  ## real Kafka, a simulated fabric, a fresh model, a fault call
 
 test: .venv/dev  ## tests, doctests and small benchmarks
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-faults: .venv/dev  ## 211 faults against real workers and brokers, one table; ARGS="--seed N --tries N --kind NAME"
+	@$(BIN)/python -m bench.faults $(ARGS)
 
 lint: .venv/dev  ## format, lint, strict types, import rules
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=. $(BIN)/lint-imports --no-cache

@@ -20,6 +20,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from streams import measures
 from streams.contract import LinkcastError
 from streams.decode import Record
+from streams.failpoints import reached
 from streams.kafka import KafkaSettings, await_broker
 from streams.partition import Message
 from streams.snapshot import Chunks, Manifest, SnapshotRefused, chunks_in, manifest_in
@@ -168,6 +169,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         owner = self._open_partition(tp.partition)
         state = StateTopic(self._kafka, prefix=self._prefix, group=self._group, partition=tp.partition)
         newest = await state.open()
+        reached("fenced")
         try:
             committed = await consumer.committed(tp)
             first = (await consumer.beginning_offsets([tp]))[tp]
@@ -177,6 +179,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                           tp, committed, end)  # fmt: skip
                 committed, newest = None, {}
             start = await self._restore(tp, owner, state, newest, first)
+            reached("restored")
             if start is None:
                 start = first if committed is None else await self._rebuild_from(tp, committed, first)
             if start < first:
@@ -227,13 +230,16 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         return next((records[0].timestamp for records in fetched.values()), int(time.time() * 1000))
 
     async def _carry(self, tp: TopicPartition, task: _Task, records: list[Any]) -> None:
+        reached("fetched")
         again = 0
         if records[0].offset < task.emit_from:
             again = sum(record.offset < task.emit_from for record in records)
         if again:
             await asyncio.to_thread(task.owner.advance, records[:again])
+            reached("rebuilt")
         if again < len(records):
             outputs = await asyncio.to_thread(task.owner.advance, records[again:])
+            reached("advanced")
             await self._send(tp.partition, task, outputs)
         task.next_offset = records[-1].offset + 1
         measures.REBUILDING.labels(tp.partition).set(max(0, task.emit_from - task.next_offset))
@@ -255,6 +261,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                     )
             else:
                 await self._send_batches(self._prefix + topic, partition, task, messages)
+            reached("output_sent")
         for became, count in outputs.became.items():
             measures.EVENTS.labels(became).inc(count)
         for reason, count in outputs.dead.items():
@@ -277,6 +284,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
     async def _commit(self) -> None:
         """Await every acknowledgement, then move the group's offsets."""
         tasks = dict(self._tasks)
+        reached("before_gather")
         # aiokafka's flush hides a failed batch; only its future knows.
         await asyncio.gather(*(sent for task in tasks.values() for sent in task.sent))
         for task in tasks.values():
@@ -284,6 +292,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         offsets = {tp: task.next_offset for tp, task in tasks.items() if task.next_offset > task.emit_from}
         if not offsets:
             return
+        reached("before_commit")
         try:
             await self._consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError) as error:
@@ -291,6 +300,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             log.warning("commit refused (%s): the partitions have another owner", error)
             await self._let_go()
             return
+        reached("committed")
         for tp, offset in offsets.items():
             tasks[tp].emit_from = offset
         measures.COMMITTED_AT.set_to_current_time()
@@ -341,6 +351,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
 def _written(task: _Task) -> Coroutine[Any, Any, None]:
     """Take a snapshot now, between two batches, and return what writes it."""
     chunks, fields = task.owner.take()
+    reached("snapshot_taken")
     return _write(task.state, chunks, fields | {"next_offset": task.next_offset})
 
 

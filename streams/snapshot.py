@@ -77,7 +77,8 @@ def records(chunks: Chunks, manifest: Manifest) -> list[tuple[bytes, bytes]]:
     """Return keys and values of a snapshot's records, the manifest last."""
     compress = zstandard.ZstdCompressor(level=1).compress
     found = [(key.encode(), compress(chunk)) for key, chunk in chunks.items()]
-    return [*found, (MANIFEST, msgspec.msgpack.encode(manifest))]
+    packed = msgspec.msgpack.encode(manifest)
+    return [*found, (MANIFEST, zlib.crc32(packed).to_bytes(4, "big") + packed)]
 
 
 def checksums(chunks: Chunks) -> dict[str, int]:
@@ -90,8 +91,10 @@ def manifest_in(newest: Mapping[bytes, bytes]) -> Manifest | None:
     value = newest.get(MANIFEST)
     if value is None:
         return None
+    if zlib.crc32(value[4:]).to_bytes(4, "big") != value[:4]:
+        raise SnapshotRefused("its manifest is damaged")
     try:
-        return msgspec.msgpack.decode(value, type=Manifest)
+        return msgspec.msgpack.decode(value[4:], type=Manifest)
     except msgspec.DecodeError as error:
         raise SnapshotRefused(f"its manifest can't be read ({error})") from error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from streams.failpoints import reached
 from streams.kafka import KafkaSettings
 from streams.snapshot import Chunks, Manifest, checksums, records
 
@@ -72,12 +73,15 @@ class StateTopic:
         self._crc |= checksums(chunks)
         whole = await asyncio.to_thread(records, chunks, Manifest(crc=self._crc, **manifest))
         async with self._producer.transaction():
-            sent = [
-                await self._producer.send(self._tp.topic, value, key=key, partition=self._tp.partition)
-                for key, value in whole
-            ]
+            sent = []
+            for i, (key, value) in enumerate(whole):
+                if i == len(whole) // 2:
+                    reached("snapshot_half_sent")
+                sent.append(await self._producer.send(self._tp.topic, value, key=key, partition=self._tp.partition))
             # aiokafka 0.14 commits even if a batch failed, and only its future knows: ask each one.
             await asyncio.gather(*sent)
+            reached("snapshot_sent")
+        reached("snapshot_written")
 
     async def close(self) -> None:
         """Let go of the partition."""

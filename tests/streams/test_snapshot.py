@@ -124,6 +124,16 @@ def test_a_chunk_that_is_not_the_one_meant_is_refused(harm: str) -> None:
         restored(log)
 
 
+def test_any_flipped_bit_of_the_manifest_is_refused() -> None:
+    log = Log()
+    log.write(StreamTable(), 77)
+    value = log.newest[b"manifest"]
+    for at in range(len(value)):
+        log.newest[b"manifest"] = value[:at] + bytes([value[at] ^ 4]) + value[at + 1 :]
+        with pytest.raises(SnapshotRefused, match="manifest is damaged"):
+            manifest_in(log.newest)
+
+
 def test_a_snapshot_of_other_code_is_refused() -> None:
     manifest = Manifest(feature_code="a" * 64, next_offset=1, streams=0, model="m", crc={})
 

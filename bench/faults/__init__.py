@@ -1,0 +1,151 @@
+"""Real workers on a real broker are broken in every way we know, and lose nothing and get nothing wrong.
+
+Each kind of fault has a topic prefix, a feed and workers of its own and breaks them so many times in a row; then all
+is drained, and what is in Kafka is held against the same log through the pure processor: outputs after dropping repeats
+by `src`, each repeat against its first, the last snapshot's state bit for bit, committed offsets against the log's end.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from bench.faults import kinds
+from bench.faults.oracle import Verdict, judge
+from bench.faults.scenario import Fault, FaultDidNotFire, Scenario, fed
+from infra.broker.process import EmbeddedBroker
+from streams.kafka import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+Kind = Callable[[Scenario, int], Awaitable[None]]
+
+BROKER_SIGKILL = "broker SIGKILL"
+"""The kind that has a broker of its own."""
+KINDS: dict[str, tuple[Kind, int]] = {
+    "SIGKILL at each step": (kinds.kill_at_each_step, 65),
+    BROKER_SIGKILL: (kinds.broker_killed, 12),
+    "SIGKILL at random": (kinds.kill_at_random, 30),
+    "SIGSTOP past the session": (kinds.zombie, 12),
+    "join and leave": (kinds.join_and_leave, 20),
+    "connection cut": (kinds.connection_cut, 16),
+    "connection delayed": (kinds.connection_delayed, 12),
+    "disk full": (kinds.disk_full, 4),
+    "snapshot chunk missing": (partial(kinds.chunk_tampered, how=kinds.missing), 8),
+    "snapshot chunk truncated": (partial(kinds.chunk_tampered, how=kinds.truncated), 8),
+    "snapshot chunk bit-flipped": (partial(kinds.chunk_tampered, how=kinds.bit_flipped), 8),
+    "future-stamped flood": (kinds.future_flood, 8),
+    "hot node": (kinds.hot_node, 8),
+}
+"""How to break, and how often; those that take longest come first, since several kinds run side by side."""
+
+Figures = dict[str, float]
+
+
+def bench(*, seed: int, tries: Mapping[str, int] | None = None, at_once: int = 4) -> dict[str, object]:
+    """Run so many faults of each kind, all as `KINDS` says where `tries` is None, `at_once` kinds at a time.
+
+    Returns the figures of each kind by its name, and over all: tried, lost, wrong, repeats (before they are dropped),
+    recovery_p50_s, recovery_max_s. Raises `FaultDidNotFire` where a run would prove nothing, `Stuck` where the workers
+    did not go on.
+    """
+    chosen = {name: n for name, (_, n) in KINDS.items()} if tries is None else tries
+    with tempfile.TemporaryDirectory(prefix="linkcast-faults-") as folder:
+        by_kind = asyncio.run(_all(Path(folder), chosen, seed, at_once))
+    figures = {name: _figures(*result) for name, result in by_kind.items()}
+    return {
+        "seed": seed,
+        **{key: sum(int(f[key]) for f in figures.values()) for key in ("tried", "lost", "wrong", "repeats")},
+        **_recovery([fault for _, faults in by_kind.values() for fault in faults]),
+        **figures,
+    }
+
+
+Result = tuple[Verdict, list[Fault]]
+
+
+async def _all(folder: Path, chosen: Mapping[str, int], seed: int, at_once: int) -> dict[str, Result]:
+    turns = asyncio.Semaphore(at_once)
+    results: dict[str, Result] = {}
+
+    async def run(i: int, name: str, n: int, broker: EmbeddedBroker) -> None:
+        async with turns:
+            try:
+                results[name] = await _one(broker, folder / f"kind-{i}", name, n, random.Random(f"{seed} {name}"))
+                log.info("%s: %s", name, _figures(*results[name]))
+            except Exception as error:
+                error.add_note(f"kind of fault: {name}, seed: {seed}")
+                raise
+
+    async with contextlib.AsyncExitStack() as brokers, asyncio.TaskGroup() as group:
+        shared = await brokers.enter_async_context(_broker(folder / "broker"))
+        for i, (name, n) in enumerate(chosen.items()):
+            is_own = name == BROKER_SIGKILL
+            broker = await brokers.enter_async_context(_broker(folder / "mortal")) if is_own else shared
+            group.create_task(run(i, name, n, broker))
+    return {name: results[name] for name in chosen}
+
+
+@contextlib.asynccontextmanager
+async def _broker(home: Path) -> AsyncIterator[EmbeddedBroker]:
+    broker = EmbeddedBroker(home)
+    await asyncio.to_thread(broker.up)
+    try:
+        yield broker
+    finally:
+        await asyncio.to_thread(broker.down)
+
+
+async def _one(broker: EmbeddedBroker, home: Path, name: str, n: int, rng: random.Random) -> Result:
+    """Run one kind and judge it."""
+    running = broker.find()
+    assert running
+    scenario = Scenario(broker, KafkaSettings(bootstrap=running.bootstrap), f"{home.name}.", home, rng)
+    async with fed(scenario):
+        await KINDS[name][0](scenario, n)
+    verdict = await judge(scenario.kafka, scenario.prefix, scenario.group, rng)
+    if verdict.dead.get("from_the_future", 0) != scenario.from_the_future or len(scenario.faults) != n:
+        raise FaultDidNotFire(
+            f"{name}: {len(scenario.faults)} of {n} faults fired, and of {scenario.from_the_future} events from the "
+            f"future these dead letters came: {verdict.dead}. Otherwise this run proved nothing."
+        )
+    return verdict, scenario.faults
+
+
+def _figures(verdict: Verdict, faults: list[Fault]) -> Figures:
+    figures = {"tried": len(faults), "lost": verdict.lost, "wrong": verdict.wrong, "repeats": verdict.repeats}
+    return figures | _recovery(faults)
+
+
+def _recovery(faults: list[Fault]) -> Figures:
+    """Return the times from a fault to the next commit of each partition; a fault that another followed has none."""
+    seconds = [fault.recovered_s for fault in faults if fault.recovered_s is not None]
+    if not seconds:
+        return {}
+    return {"recovery_p50_s": round(statistics.median(seconds), 1), "recovery_max_s": round(max(seconds), 1)}
+
+
+def table(figures: Mapping[str, object]) -> str:
+    """Return what `bench` measured as a table, one kind of fault a row.
+
+    >>> row = {"tried": 8, "lost": 0, "wrong": 0, "repeats": 1_024, "recovery_p50_s": 2.5, "recovery_max_s": 4.0}
+    >>> print(table({"seed": 7, **row, "hot node": row}))
+    fault                      tried    lost   wrong   repeats  recovery p50     max
+    hot node                       8       0       0     1,024         2.5 s   4.0 s
+    all, seed 7                    8       0       0     1,024         2.5 s   4.0 s
+    """
+    rows = {name: row for name, row in figures.items() if isinstance(row, dict)}
+    rows[f"all, seed {figures['seed']}"] = dict(figures)
+    lines = [f"{'fault':<26}{'tried':>6}{'lost':>8}{'wrong':>8}{'repeats':>10}{'recovery p50':>14}{'max':>8}"]
+    for name, row in rows.items():
+        seconds = [f"{row[key]:.1f} s" if key in row else "" for key in ("recovery_p50_s", "recovery_max_s")]
+        lines.append(
+            f"{name:<26}{row['tried']:>6}{row['lost']:>8}{row['wrong']:>8}{row['repeats']:>10,}"
+            f"{seconds[0]:>14}{seconds[1]:>8}"
+        )
+    return "\n".join(lines)
