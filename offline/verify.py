@@ -1,19 +1,18 @@
 """Live against replayed: the log of `metrics` through the kernel once more, and every feature compared bit for bit."""
 
-from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
 from streams import feature_batch
 from streams.contract import FEATURES, LinkcastError
 from streams.features import StreamTable
-from streams.kafka import KafkaSettings, await_broker
+from streams.kafka import KafkaSettings, await_broker, read_to_end
 from streams.partition import Advanced, advance
-from streams.runner import REBUILD_MS
+from streams.recovery import REBUILD_MS
 
 SHOWN_MAX = 20
 _ELEMENTS = 1 << 20  # of one record: more than its bytes could hold
@@ -77,7 +76,7 @@ async def verify(kafka: KafkaSettings, *, prefix: str, time_zone: str = "UTC", s
 
 async def _live(consumer: AIOKafkaConsumer, tp: TopicPartition) -> _Live:
     keys, features = [np.empty(0, np.int64)], [np.empty((0, len(FEATURES)), np.float32)]
-    async for records in _records(consumer, tp):
+    async for records in read_to_end(consumer, tp, records_max=8_192):
         for record in records:
             table = feature_batch.decode(record.value)
             keys.append(table["offset"].to_numpy() * _ELEMENTS + table["element"].to_numpy())
@@ -92,7 +91,7 @@ async def _compare(
 ) -> None:
     covered = np.zeros(live.key.size + 1, np.int64)  # +1 where rows of an event begin, −1 where they end
     compare_from_ms = None
-    async for records in _records(consumer, tp):
+    async for records in read_to_end(consumer, tp, records_max=8_192):
         if compare_from_ms is None:
             compare_from_ms = 0 if records[0].offset == 0 else records[0].timestamp + REBUILD_MS
         replayed = advance(table, records)
@@ -130,12 +129,3 @@ def _compare_rows(
                 replayed=float(replayed.rows.features[row, feature]),
             )
         )
-
-
-async def _records(consumer: AIOKafkaConsumer, tp: TopicPartition) -> AsyncIterator[list[ConsumerRecord]]:
-    consumer.assign([tp])
-    end = (await consumer.end_offsets([tp]))[tp]
-    await consumer.seek_to_beginning(tp)
-    while await consumer.position(tp) < end:
-        for records in (await consumer.getmany(timeout_ms=200, max_records=8_192)).values():
-            yield records

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from streams.contract import LinkcastError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
     from aiokafka.abc import AbstractTokenProvider
 
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -151,6 +154,19 @@ async def await_broker(kafka: KafkaSettings, *, seconds: float | None = None) ->
         await asyncio.sleep(0.5)
     if said:
         log.warning("Kafka at %s is there", kafka.bootstrap)
+
+
+async def read_to_end(
+    consumer: "AIOKafkaConsumer", tp: "TopicPartition", *, records_max: int | None = None
+) -> "AsyncIterator[list[ConsumerRecord[bytes | None, bytes | None]]]":
+    """Yield the records of a partition from its beginning to where it ends now, at most `records_max` at a time."""
+    consumer.assign([tp])
+    end = (await consumer.end_offsets([tp]))[tp]
+    await consumer.seek_to_beginning(tp)
+    # Positions and not offsets of records: markers and compaction leave holes (quix-streams#1017).
+    while await consumer.position(tp) < end:
+        for records in (await consumer.getmany(timeout_ms=200, max_records=records_max)).values():
+            yield records
 
 
 async def why_no_answer(kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> str | None:

@@ -18,16 +18,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from streams import measures
-from streams.contract import LinkcastError
 from streams.decode import Record
 from streams.failpoints import reached
 from streams.kafka import KafkaSettings, await_broker
 from streams.partition import Message
-from streams.snapshot import Chunks, Manifest, SnapshotRefused, chunks_in, manifest_in
+from streams.recovery import Restorable, resume
+from streams.snapshot import Chunks
 from streams.state_topic import StateTopic
 
-REBUILD_MS = 25 * 3_600_000
-"""How far back in the log a partition's state is rebuilt from: a day of baselines and the hour of the windows."""
 FETCH_RECORDS = 8_192
 COMMIT_S = 1.0
 SESSION_TIMEOUT_MS = 10_000
@@ -48,20 +46,13 @@ class Outputs(NamedTuple):
     streams: int
 
 
-class GapRefused(LinkcastError):
-    """Records that the state needs are gone from the topic."""
-
-
-class Owner(Protocol):
+class Owner(Restorable, Protocol):
     """The one object that holds a partition's state. `advance` is deterministic and runs in a thread."""
 
     def advance(self, records: Sequence[Record]) -> Outputs: ...
 
     def take(self) -> tuple[Chunks, dict[str, Any]]:
         """Copy what changed since the last call, and say what the manifest is to say of it; fast."""
-
-    def restore(self, manifest: Manifest, chunks: Chunks) -> None:
-        """Go on from a snapshot; raises `SnapshotRefused` where that is not possible."""
 
 
 @dataclass(slots=True)
@@ -164,70 +155,23 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             yield consumer, producer
 
     async def _take_over(self, tp: TopicPartition) -> None:
-        """Fence the owner before, go on from its snapshot, and seek to where that ends."""
+        """Fence the owner before, resume from its snapshot, and seek to where that ends."""
         consumer, generation = self._consumer, self._generation
         owner = self._open_partition(tp.partition)
         state = StateTopic(self._kafka, prefix=self._prefix, group=self._group, partition=tp.partition)
         newest = await state.open()
         reached("fenced")
         try:
-            committed = await consumer.committed(tp)
-            first = (await consumer.beginning_offsets([tp]))[tp]
-            end = (await consumer.end_offsets([tp]))[tp]
-            if committed is not None and committed > end:
-                log.error("%s: committed offset %d is past its end %d: the topic was made anew; reading it whole",
-                          tp, committed, end)  # fmt: skip
-                committed, newest = None, {}
-            start = await self._restore(tp, owner, state, newest, first)
-            reached("restored")
-            if start is None:
-                start = first if committed is None else await self._rebuild_from(tp, committed, first)
-            if start < first:
-                if not self._accept_gap:
-                    raise GapRefused(
-                        f"{tp.topic}-{tp.partition}: offsets {start} to {first} passed retention unread, so the "
-                        "windows of the day after them will lack them. Start with --accept-gap to go on without."
-                    )
-                log.error("%s: offsets %d to %d passed retention unread", tp, start, first)
-                start = first
+            resumed = await resume(self._kafka, consumer, tp, owner, newest, accept_gap=self._accept_gap)
             if generation != self._generation:
                 raise IllegalStateError("assigned anew meanwhile")  # the loop comes back to it
-            consumer.seek(tp, start)
+            consumer.seek(tp, resumed.start)
         except BaseException:
             await state.close()
             raise
-        emit_from = max(start, committed or 0)
-        self._tasks[tp] = _Task(owner, state, emit_from, start)
-        log.info("%s: reading from %d, output from %d", tp, start, emit_from)
-
-    async def _restore(
-        self, tp: TopicPartition, owner: Owner, state: StateTopic, newest: dict[bytes, bytes], first: int
-    ) -> int | None:
-        """Restore the partition's snapshot and return its next offset; None where there is none that holds."""
-        try:
-            manifest = manifest_in(newest)
-            if manifest is None:
-                return None
-            await asyncio.to_thread(lambda: owner.restore(manifest, chunks_in(newest, manifest)))
-        except SnapshotRefused as error:
-            log.error("%s: its snapshot is refused: %s. Rebuilding the state from the topic", tp, error)
-            return None
-        state.adopt(manifest.crc)
-        return manifest.next_offset
-
-    async def _rebuild_from(self, tp: TopicPartition, committed: int, first: int) -> int:
-        """Return the offset a day of baselines and an hour of windows before the committed one."""
-        at_ms = await self._record_time(tp, max(first, committed))
-        found = (await self._consumer.offsets_for_times({tp: at_ms - REBUILD_MS}))[tp]
-        return min(found.offset, committed) if found else committed
-
-    async def _record_time(self, tp: TopicPartition, offset: int) -> int:
-        consumer = AIOKafkaConsumer(**self._kafka.client_arguments(), enable_auto_commit=False)
-        async with consumer:
-            consumer.assign([tp])
-            consumer.seek(tp, offset)
-            fetched = await consumer.getmany(timeout_ms=1_000, max_records=1)
-        return next((records[0].timestamp for records in fetched.values()), int(time.time() * 1000))
+        state.adopt(resumed.crc)
+        self._tasks[tp] = _Task(owner, state, resumed.emit_from, resumed.start)
+        log.info("%s: reading from %d, output from %d", tp, resumed.start, resumed.emit_from)
 
     async def _carry(self, tp: TopicPartition, task: _Task, records: list[Any]) -> None:
         reached("fetched")

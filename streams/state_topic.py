@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streams.failpoints import reached
-from streams.kafka import KafkaSettings
+from streams.kafka import KafkaSettings, read_to_end
 from streams.snapshot import Chunks, Manifest, checksums, records
 
 TRANSACTION_TIMEOUT_MS = 8_000
@@ -52,13 +52,8 @@ class StateTopic:
             max_partition_fetch_bytes=16 << 20,
         )
         async with consumer:
-            consumer.assign([self._tp])
-            end = (await consumer.end_offsets([self._tp]))[self._tp]
-            await consumer.seek_to_beginning(self._tp)
-            # Positions and not offsets of records: markers and compaction leave holes (quix-streams#1017).
-            while await consumer.position(self._tp) < end:
-                for record in (await consumer.getmany(timeout_ms=200)).get(self._tp, ()):
-                    newest[record.key] = record.value
+            async for records in read_to_end(consumer, self._tp):
+                newest |= {record.key: record.value for record in records}
         return newest
 
     def adopt(self, crc: Mapping[str, int]) -> None:

@@ -55,7 +55,9 @@ def test_a_fail_point_that_could_not_fire_is_an_error(fail_at):
 def test_the_runner_has_every_fail_point_that_is_declared():
     import streams
 
-    shell = "".join(Path(streams.__path__[0], name).read_text() for name in ("runner.py", "state_topic.py"))
+    shell = "".join(
+        Path(streams.__path__[0], name).read_text() for name in ("recovery.py", "runner.py", "state_topic.py")
+    )
 
     assert sorted(re.findall(r'reached\("(\w+)"\)', shell)) == sorted(STEPS)
 
