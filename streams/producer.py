@@ -12,11 +12,10 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from streams.contract import LinkcastError, MetricEvent, node_of
 from streams.events import flaw, parse
-from streams.kafka import KafkaSettings, await_broker
+from streams.kafka import KafkaSettings, await_broker, stop_producer
 
 RECORD_BYTES_MAX = 512 << 10
 """A larger sweep is split: half of what the worker reads, and of what aiokafka takes as one record."""
-STOP_SECONDS = 5.0
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(MetricEvent).decode
 
@@ -192,14 +191,7 @@ class MetricsProducer:
             raise DeliveryFailed(self._failure)
 
     async def _stop(self) -> None:
-        # With records that nobody takes, aiokafka 0.14's stop() would flush for ever: end its sender instead.
-        try:
-            await asyncio.wait_for(self._producer.stop(), STOP_SECONDS)
-        except TimeoutError:
-            sender = self._producer._sender.sender_task
-            sender.cancel()
-            await asyncio.wait([sender], timeout=STOP_SECONDS)
-            await self._producer.client.close()
+        await stop_producer(self._producer)
         self.failed += sum(self._pending.values())
         self._pending.clear()
 

@@ -20,7 +20,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from streams import measures
 from streams.decode import Record
 from streams.failpoints import reached
-from streams.kafka import KafkaSettings, await_broker
+from streams.kafka import KafkaSettings, await_broker, stop_producer
 from streams.partition import Message
 from streams.recovery import Restorable, resume
 from streams.snapshot import Chunks
@@ -149,9 +149,10 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             **arguments,
         )  # fmt: skip
         async with contextlib.AsyncExitStack() as stack:
-            for client in (producer, consumer):
-                stack.push_async_callback(client.stop)
-                await client.start()
+            stack.push_async_callback(stop_producer, producer)
+            await producer.start()
+            stack.push_async_callback(consumer.stop)
+            await consumer.start()
             yield consumer, producer
 
     async def _take_over(self, tp: TopicPartition) -> None:

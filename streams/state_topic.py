@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streams.failpoints import reached
-from streams.kafka import KafkaSettings, read_to_end
+from streams.kafka import KafkaSettings, read_to_end, stop_producer
 from streams.snapshot import Chunks, Manifest, checksums, records
 
 TRANSACTION_TIMEOUT_MS = 8_000
@@ -80,4 +80,4 @@ class StateTopic:
 
     async def close(self) -> None:
         """Let go of the partition."""
-        await self._producer.stop()
+        await stop_producer(self._producer)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from infra.broker.process import EmbeddedBroker
 from infra.topics import apply_topics
-from streams import producer as module
 from streams.contract import MetricEvent, node_of
 from streams.kafka import KafkaSettings
 from streams.producer import RECORD_BYTES_MAX, DeliveryFailed, MetricsProducer, TopicMissing, sweep_records
@@ -156,7 +155,7 @@ async def test_the_bodys_own_exception_is_kept_and_what_was_sent_arrives(kafka, 
 
 
 async def test_a_broker_that_goes_away_is_raised_and_counted(tmp_path, prefix, monkeypatch):
-    monkeypatch.setattr(module, "STOP_SECONDS", 0.5)
+    monkeypatch.setattr("streams.kafka.STOP_SECONDS", 0.5)
     broker = EmbeddedBroker(tmp_path)
     kafka = KafkaSettings(bootstrap=(await asyncio.to_thread(broker.up)).bootstrap)
     producer = MetricsProducer(kafka, prefix=prefix, delivery_seconds=1.0)
