@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from streams import recordings
 from streams.contract import FEATURES, METRICS, LinkcastError, MetricEvent
 from streams.feature_batch import CLASS_NAMES
-from streams.features import LATE, REPEAT, ROW, TOO_LATE, Columns, Rows, StreamTable
+from streams.features import LATE, REPEAT, ROW, TOO_LATE, Columns, Rows
 from streams.labels import RuleTable
+from streams.stream_table import StreamTable
 
 SCHEMA = pa.schema(
     [

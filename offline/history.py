@@ -33,7 +33,8 @@ from offline.targets import (
 )
 from offline.train import TrainingTable
 from streams.contract import FEATURES, METRICS
-from streams.features import Columns, StreamTable
+from streams.features import Columns
+from streams.stream_table import StreamTable
 
 PARTS = (*9 * (TRAIN,), *2 * (VALIDATION,), *2 * (TEST,))
 """What each simulated fabric is for, in the order of time. Cut by time and by link, one fabric would teach by a quarter

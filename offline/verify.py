@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from streams import feature_batch
 from streams.contract import FEATURES, LinkcastError
-from streams.features import StreamTable
 from streams.kafka import KafkaSettings, await_broker, read_to_end
 from streams.partition import Advanced, advance
 from streams.recovery import REBUILD_MS
+from streams.stream_table import StreamTable
 
 SHOWN_MAX = 20
 _ELEMENTS = 1 << 20  # of one record: more than its bytes could hold

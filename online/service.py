@@ -11,10 +11,10 @@ from typing import NamedTuple
 from online import health
 from online.models import Models
 from online.worker import Champion, ScoredPartition
-from streams.features import StreamTable
 from streams.kafka import KafkaSettings
 from streams.labels import RuleTable
 from streams.runner import Runner
+from streams.stream_table import StreamTable
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from online.scoring import RulesScorer, Scorer, Scores
 from streams import feature_batch, measures
 from streams.contract import CLASSES, Prediction, node_of
 from streams.decode import Record
-from streams.features import StreamTable
 from streams.partition import Advanced, Message, advance, dead_letter
 from streams.runner import Outputs
 from streams.snapshot import Chunks, Manifest, check, ids_in, take
+from streams.stream_table import StreamTable
 
 _encode = msgspec.json.Encoder().encode
 

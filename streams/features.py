@@ -1,10 +1,9 @@
-"""The 24 features and the rule label of each event, and the state of a partition's streams that they need.
+"""The kernel: the 24 features and the rule label of each event, over the state of its stream.
 
 One compiled loop takes events one after another, so the edges of a batch never show: worker and backfill, whatever
 their batches, give the same bytes. Definitions: section 3 of the design; names and order: `contract.FEATURES`.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numba
@@ -12,17 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams import windows
-from streams.calendar import Transitions, transitions
-from streams.contract import FEATURES, METRICS
-from streams.labels import HEALTHY_CODE, OPERANDS, RuleTable, first_match, load_rules, rule_risk
-from streams.snapshot import Chunks, Part, put
+from streams.calendar import Transitions
+from streams.labels import HEALTHY_CODE, OPERANDS, RuleTable, first_match, rule_risk
 from streams.windows import BANDWIDTH, LATENCY, UTILIZATION, Windows
 
 ROW, LATE, REPEAT, TOO_LATE = 0, 1, 2, 3
 """What becomes of an event: a row of features; entered its windows, older than the newest; dropped; rejected."""
-
-STREAMS_MAX = 200_000
-"""How many streams a partition takes unless told otherwise."""
 
 _PREVIOUS_MS_MAX = 3_600_000
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -48,78 +42,8 @@ class Rows(NamedTuple):
     needs_review: NDArray[np.bool_]  # (m,)
 
 
-class StreamTable:
-    """The streams of one partition: slot by id, and their windows.
-
-    A stream's slot is the order of its first event, so a replay gives the same slots.
-
-    >>> table = StreamTable(streams_max=2)
-    >>> table.slots(["leaf/1", "leaf/2", "leaf/1", "leaf/3"]).tolist()
-    [0, 1, 0, -1]
-    """
-
-    def __init__(self, *, time_zone: str = "UTC", rules: RuleTable | None = None, streams_max: int = STREAMS_MAX):
-        self.ids: list[str] = []
-        self.windows: Windows = windows.empty(1024)
-        self._slot: dict[str, int] = {}
-        self._calendar: Transitions = transitions(time_zone)
-        self._rules: RuleTable = load_rules() if rules is None else rules
-        self._streams_max = streams_max
-
-    def slots(self, stream_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return the slots of streams, a new one for a new stream, and -1 for one stream too many; shape (n,)."""
-        try:
-            return np.array([self._slot[stream_id] for stream_id in stream_ids], np.int64)
-        except KeyError:
-            return np.array([self._slot_of(stream_id) for stream_id in stream_ids], np.int64)
-
-    def _slot_of(self, stream_id: str) -> int:
-        slot = self._slot.get(stream_id, -1)
-        if slot < 0 and len(self.ids) < self._streams_max:
-            slot = self._slot[stream_id] = len(self.ids)
-            self.ids.append(stream_id)
-            if slot == len(self.windows.newest):
-                self.windows = windows.grown(self.windows, 2 * slot)
-        return slot
-
-    def parts(self) -> tuple[Part, ...]:
-        """Return the state as what a snapshot writes."""
-        return windows.parts(self.windows)
-
-    def restore(self, ids: list[str], chunks: Chunks) -> None:
-        """Take over the state of a snapshot: streams by slot, and the chunks of `parts`."""
-        self.windows = windows.empty(max(1024, len(ids)))
-        self.ids = ids
-        self._slot = {stream_id: slot for slot, stream_id in enumerate(ids)}
-        put(self.parts(), chunks)
-        self.windows.is_stale[:] = 1  # medians are no part of a snapshot
-
-    def advance(self, columns: Columns) -> tuple[NDArray[np.int8], Rows]:
-        """Take events in log order; return what became of each, shape (n,), and the rows of those that gave one."""
-        n = len(columns.ts)
-        disposition = np.empty(n, np.int8)
-        features = np.empty((n, len(FEATURES)), np.float32)
-        label, risk, confidence = np.empty(n, np.int8), np.empty(n), np.empty(n)
-        _advance(
-            self.windows, self._calendar, self._rules, *columns, disposition, features, label, risk, confidence
-        )  # fmt: skip
-        event = np.flatnonzero(disposition == ROW)
-        m = len(event)
-        rows = Rows(
-            event, features[:m], label[:m], risk[:m], confidence[:m],
-            needs_review=confidence[:m] < self._rules.review_below_confidence,
-        )  # fmt: skip
-        return disposition, rows
-
-
-def compile_kernel() -> None:
-    """Compile the kernel, or load it from its cache: seconds the first time, so that a caller can say so."""
-    table = StreamTable()
-    table.advance(Columns(table.slots(["a/1"]), np.zeros(1, np.int64), np.zeros((1, len(METRICS)))))
-
-
 @numba.njit(nogil=True, cache=True)
-def _advance(
+def advance(
     w: Windows,
     calendar: Transitions,
     rules: RuleTable,

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from streams.contract import DeadReason
 from streams.decode import Decoded, Record, Rejected, decode, event_bytes
-from streams.features import LATE, REPEAT, TOO_LATE, Columns, Rows, StreamTable
+from streams.features import LATE, REPEAT, TOO_LATE, Columns, Rows
+from streams.stream_table import StreamTable
 from streams.windows import LATENESS_MS
 
 

@@ -14,9 +14,9 @@ from online.episodes import Episodes
 from online.worker import Champion, ScoredPartition
 from streams.contract import FEATURES
 from streams.feature_batch import decode
-from streams.features import StreamTable
 from streams.kafka import KafkaSettings
 from streams.snapshot import Chunks, SnapshotRefused, chunks_in, ids_in, manifest_in
+from streams.stream_table import StreamTable
 
 OUTPUTS = ("predictions", "features", "metrics.dead")
 

@@ -31,7 +31,7 @@ def command(files: tuple[str, ...], out: Path, time_zone: str, rules: Path | Non
     from streams.labels import DEFAULT_RULES, load_rules
 
     with compiling():
-        from streams.features import compile_kernel
+        from streams.stream_table import compile_kernel
 
         compile_kernel()
     summary = backfill_files(

@@ -26,7 +26,7 @@ def command(kafka: KafkaSettings, prefix: str, time_zone: str, as_json: bool) ->
 
     from infra.progress import compiling
     from offline.verify import verify
-    from streams.features import compile_kernel
+    from streams.stream_table import compile_kernel
 
     with compiling():
         compile_kernel()

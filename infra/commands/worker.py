@@ -63,8 +63,8 @@ def command(
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of its log we say ourselves
 
     from online.service import WorkerSettings, run_worker
-    from streams.features import compile_kernel
     from streams.labels import DEFAULT_RULES, load_rules
+    from streams.stream_table import compile_kernel
 
     with compiling():
         compile_kernel()

@@ -9,9 +9,9 @@ from aiokafka import AIOKafkaProducer
 from offline.verify import NothingToVerify, verify
 from streams import feature_batch
 from streams.contract import MetricEvent
-from streams.features import StreamTable
 from streams.kafka import KafkaSettings
 from streams.partition import advance
+from streams.stream_table import StreamTable
 from tests.streams.strategies import T0
 
 EVENTS = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from online.worker import Champion, ScoredPartition
 from streams.contract import MetricEvent, Prediction
-from streams.features import StreamTable
+from streams.stream_table import StreamTable
 from tests.streams.strategies import T0
 
 NAMES = st.text(min_size=1, max_size=40).filter(str.isprintable)

@@ -26,8 +26,8 @@ from online.service import WorkerSettings, run_worker
 from online.worker import Champion, ScoredPartition
 from streams import feature_batch
 from streams.contract import FEATURES, MetricEvent, Prediction, node_of
-from streams.features import StreamTable
 from streams.labels import load_rules
+from streams.stream_table import StreamTable
 from tests.streams.strategies import T0
 
 pytestmark = pytest.mark.kafka

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from offline.backfill import backfill_events
 from streams.contract import FEATURES, METRICS, MetricEvent
-from streams.features import Columns, StreamTable, compile_kernel
+from streams.features import Columns
+from streams.stream_table import StreamTable, compile_kernel
 from tests.reference import reference
 from tests.streams.agreement import agreed
 from tests.streams.strategies import T0, ZONES, fabrics, interleaved, long_run, reading, runs

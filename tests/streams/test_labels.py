@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from offline.backfill import backfill_events
 from streams.contract import FAULT_CLASSES, MetricEvent
-from streams.features import compile_kernel
+from streams.stream_table import compile_kernel
 from tests.reference import Ruling
 from tests.streams.agreement import agreed, kernel_ruling
 from tests.streams.strategies import T0, USUAL, fabrics, reading

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.features import StreamTable
 from streams.partition import Advanced, advance
+from streams.stream_table import StreamTable
 from streams.windows import LATENESS_MS
 from tests.streams.strategies import T0, USUAL, fabrics, reading
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.features import Columns, StreamTable
+from streams.features import Columns
 from streams.snapshot import (
     Chunks,
     Manifest,
@@ -21,6 +21,7 @@ from streams.snapshot import (
     records,
     take,
 )
+from streams.stream_table import StreamTable
 from tests.streams.strategies import T0
 
 
