@@ -27,6 +27,11 @@ from streams.kafka import KafkaSettings
     envvar="LINKCAST_INSTANCE",
     help="Name of this member, unlike any other's: after a crash it takes its partitions back without waiting.",
 )
+@click.option(
+    "--exactly-once",
+    is_flag=True,
+    help="Outputs and offsets in one transaction per partition: no repeats for readers with read_committed, later.",
+)
 @click.option("--accept-gap", is_flag=True, help="Go on where retention has passed records that the state needs.")
 @click.option("--health-host", default="127.0.0.1", show_default=True, help="Where /metrics and /healthz listen.")
 @click.option("--health-port", default=0, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
@@ -39,6 +44,7 @@ def command(
     streams_max: int,
     trusted_keys: Path | None,
     instance: str | None,
+    exactly_once: bool,
     accept_gap: bool,
     health_host: str,
     health_port: int,
@@ -76,6 +82,7 @@ def command(
         streams_max=streams_max,
         trusted_keys=trusted_keys or click.get_current_context().params["home"] / "keys",
         instance=instance,
+        exactly_once=exactly_once,
         accept_gap=accept_gap,
         health_host=health_host,
         health_port=health_port,
