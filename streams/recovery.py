@@ -6,6 +6,7 @@ Up to the committed offset the log is replayed without output: what was put out 
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -42,7 +43,7 @@ async def resume(
     consumer: AIOKafkaConsumer,
     tp: TopicPartition,
     owner: Owner,
-    newest: dict[bytes, bytes],
+    newest: Mapping[bytes, bytes],
     *,
     partitions: int,
     accept_gap: bool,
@@ -54,9 +55,8 @@ async def resume(
     """
     committed = await consumer.committed(tp)
     first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-    if committed is not None and (committed > end or await _is_another_log(kafka, tp, newest)):
-        log.error("%s: the topic was made anew: offset %d was committed, it ends at %d; reading it whole",
-                  tp, committed, end)  # fmt: skip
+    if (committed or 0) > end or await _is_another_log(kafka, tp, newest, end):
+        log.error("%s: the topic was made anew, it ends at %d: reading it whole", tp, end)
         committed, newest = None, {}
     manifest = await _restored(tp, owner, newest)
     reached("restored")
@@ -78,19 +78,20 @@ async def resume(
     return Resumed(start, max(start, committed or 0), end, seen, manifest.crc if manifest else {})
 
 
-async def _is_another_log(kafka: KafkaSettings, tp: TopicPartition, newest: dict[bytes, bytes]) -> bool:
-    """Whether the record that the snapshot ends with has another time now: offsets come again, times don't."""
+async def _is_another_log(kafka: KafkaSettings, tp: TopicPartition, newest: Mapping[bytes, bytes], end: int) -> bool:
+    """Whether the snapshot is of a topic that was there before: offsets come again, the broker's time doesn't."""
     try:
         manifest = manifest_in(newest)
     except SnapshotRefused:
         return False
-    if manifest is None or manifest.seen < 0:
-        return False
-    record = await _record_at(kafka, tp, manifest.next_offset - 1)
-    return record is not None and record.offset == manifest.next_offset - 1 and record.timestamp != manifest.seen
+    if manifest is None or manifest.next_offset > end:
+        return manifest is not None
+    before = manifest.next_offset - 1
+    record = await _record_at(kafka, tp, before) if manifest.seen >= 0 else None
+    return record is not None and record.offset == before and record.timestamp != manifest.seen
 
 
-async def _restored(tp: TopicPartition, owner: Owner, newest: dict[bytes, bytes]) -> Manifest | None:
+async def _restored(tp: TopicPartition, owner: Owner, newest: Mapping[bytes, bytes]) -> Manifest | None:
     try:
         manifest = manifest_in(newest)
         if manifest is not None:

@@ -33,6 +33,7 @@ COMMIT_S, COMMIT_EXACTLY_ONCE_S = 1.0, 0.25
 """How often offsets move; exactly once, readers see outputs no sooner."""
 SNAPSHOT_S = 10.0
 HANDOVER_S_MAX = 20.0
+PAUSE_S_MAX = 30.0
 REFUSED_S_MAX = 30.0
 
 log = logging.getLogger(__name__)
@@ -66,19 +67,19 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then commit what is done and leave the group."""
-        pause_s = 1.0
+        pause_s = 0.5
         while not stop.is_set():
             await _until(stop, await_broker(self._kafka))
+            began_at = time.monotonic()
             try:
                 await self._session(stop)
-                pause_s = 1.0
             except InconsistentGroupProtocolError as error:
                 raise refused(self._member.group) from error
             except KafkaError as error:
                 # Nothing uncommitted is trusted: the next session reads it again.
+                pause_s = 1.0 if time.monotonic() - began_at > PAUSE_S_MAX else min(PAUSE_S_MAX, 2 * pause_s)
                 log.warning("Kafka failed (%r): going on from the committed offsets in %g s", error, pause_s)
                 await _until(stop, asyncio.sleep(pause_s))
-                pause_s = min(30.0, 2 * pause_s)
             finally:
                 await self._let_go()
 

@@ -128,7 +128,7 @@ async def test_exactly_once_a_crash_repeats_nothing(world) -> None:
     assert found == await oracle(world)
     await assert_features_are_those_of_backfill(world)
     committed, ends = await world.committed_and_ends()
-    assert committed == {tp: end for tp, end in ends.items()}
+    assert committed == ends
 
 
 @pytest.mark.parametrize("steps", [30, 90], ids=["fewer", "more"])
