@@ -85,7 +85,7 @@ class ExactlyOnce:
             **self._kafka.client_arguments(),
             transactional_id=self._transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            linger_ms=5,
+            linger_ms=0,  # batches are whole already, and a lingering one holds up the next
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=REQUEST_BYTES_MAX,
         )

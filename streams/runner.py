@@ -111,7 +111,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         member = self._member
         consumer = group_consumer(self._kafka, group=member.group, computes=member.computes, instance=member.instance)
         producer = AIOKafkaProducer(
-            **self._kafka.client_arguments(), enable_idempotence=True, linger_ms=5, max_batch_size=BATCH_BYTES_MAX,
+            # No linger: batches are whole already, and one that lingers holds up the next of its partition.
+            **self._kafka.client_arguments(), enable_idempotence=True, linger_ms=0, max_batch_size=BATCH_BYTES_MAX,
             max_request_size=REQUEST_BYTES_MAX, metadata_max_age_ms=30_000,
         )  # fmt: skip
         async with contextlib.AsyncExitStack() as stack:
