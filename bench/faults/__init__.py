@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.faults import kinds
 from bench.faults.oracle import Verdict, judge
@@ -25,24 +26,38 @@ log = logging.getLogger(__name__)
 
 Kind = Callable[[Scenario, int], Awaitable[None]]
 
-BROKER_SIGKILL = "broker SIGKILL"
-"""The kind that has a broker of its own."""
-KINDS: dict[str, tuple[Kind, int]] = {
-    "SIGKILL at each step": (kinds.kill_at_each_step, 65),
-    BROKER_SIGKILL: (kinds.broker_killed, 12),
-    "SIGKILL at random": (kinds.kill_at_random, 30),
-    "SIGSTOP past the session": (kinds.zombie, 12),
-    "join and leave": (kinds.join_and_leave, 20),
-    "connection cut": (kinds.connection_cut, 16),
-    "connection delayed": (kinds.connection_delayed, 12),
-    "disk full": (kinds.disk_full, 4),
-    "snapshot chunk missing": (partial(kinds.chunk_tampered, how=kinds.missing), 8),
-    "snapshot chunk truncated": (partial(kinds.chunk_tampered, how=kinds.truncated), 8),
-    "snapshot chunk bit-flipped": (partial(kinds.chunk_tampered, how=kinds.bit_flipped), 8),
-    "future-stamped flood": (kinds.future_flood, 8),
-    "hot node": (kinds.hot_node, 8),
+
+class Plan(NamedTuple):
+    """How to break, and how often."""
+
+    kind: Kind
+    tries: int
+    exactly_once: bool = False  # what the workers run with, and then no reader of committed records sees a repeat
+    own_broker: bool = False
+
+
+KINDS: dict[str, Plan] = {
+    "SIGKILL at each step": Plan(kinds.kill_at_each_step, 60),
+    "exactly once: at each step": Plan(kinds.kill_at_each_step, 30, exactly_once=True),
+    "broker SIGKILL": Plan(kinds.broker_killed, 8, own_broker=True),
+    "exactly once: broker": Plan(kinds.broker_killed, 6, exactly_once=True, own_broker=True),
+    "SIGKILL at random": Plan(kinds.kill_at_random, 20),
+    "exactly once: at random": Plan(kinds.kill_at_random, 12, exactly_once=True),
+    "SIGSTOP past the session": Plan(kinds.zombie, 10),
+    "exactly once: SIGSTOP": Plan(kinds.zombie, 6, exactly_once=True),
+    "join and leave": Plan(kinds.join_and_leave, 12),
+    "exactly once: join, leave": Plan(kinds.join_and_leave, 8, exactly_once=True),
+    "connection cut": Plan(kinds.connection_cut, 12),
+    "exactly once: connection": Plan(kinds.connection_cut, 6, exactly_once=True),
+    "connection delayed": Plan(kinds.connection_delayed, 8),
+    "disk full": Plan(kinds.disk_full, 4),
+    "snapshot chunk missing": Plan(partial(kinds.chunk_tampered, how=kinds.missing), 6),
+    "snapshot chunk truncated": Plan(partial(kinds.chunk_tampered, how=kinds.truncated), 6),
+    "snapshot chunk bit-flipped": Plan(partial(kinds.chunk_tampered, how=kinds.bit_flipped), 6),
+    "future-stamped flood": Plan(kinds.future_flood, 6),
+    "hot node": Plan(kinds.hot_node, 6),
 }
-"""How to break, and how often; those that take longest come first, since several kinds run side by side."""
+"""Those that take longest come first, since several kinds run side by side."""
 
 Figures = dict[str, float]
 
@@ -51,16 +66,17 @@ def bench(*, seed: int, tries: Mapping[str, int] | None = None, at_once: int = 4
     """Run so many faults of each kind, all as `KINDS` says where `tries` is None, `at_once` kinds at a time.
 
     Returns the figures of each kind by its name, and over all: tried, lost, wrong, repeats (before they are dropped),
-    recovery_p50_s, recovery_max_s. Raises `FaultDidNotFire` where a run would prove nothing, `Stuck` where the workers
-    did not go on.
+    repeats_exactly_once (which must be none), recovery_p50_s, recovery_max_s. Raises `FaultDidNotFire` where a run
+    would prove nothing, `Stuck` where the workers did not go on.
     """
-    chosen = {name: n for name, (_, n) in KINDS.items()} if tries is None else tries
+    chosen = {name: plan.tries for name, plan in KINDS.items()} if tries is None else tries
     with tempfile.TemporaryDirectory(prefix="linkcast-faults-") as folder:
         by_kind = asyncio.run(_all(Path(folder), chosen, seed, at_once))
     figures = {name: _figures(*result) for name, result in by_kind.items()}
     return {
         "seed": seed,
         **{key: sum(int(f[key]) for f in figures.values()) for key in ("tried", "lost", "wrong", "repeats")},
+        "repeats_exactly_once": sum(int(f["repeats"]) for name, f in figures.items() if KINDS[name].exactly_once),
         **_recovery([fault for _, faults in by_kind.values() for fault in faults]),
         **figures,
     }
@@ -85,8 +101,8 @@ async def _all(folder: Path, chosen: Mapping[str, int], seed: int, at_once: int)
     async with contextlib.AsyncExitStack() as brokers, asyncio.TaskGroup() as group:
         shared = await brokers.enter_async_context(_broker(folder / "broker"))
         for i, (name, n) in enumerate(chosen.items()):
-            is_own = name == BROKER_SIGKILL
-            broker = await brokers.enter_async_context(_broker(folder / "mortal")) if is_own else shared
+            own = KINDS[name].own_broker
+            broker = await brokers.enter_async_context(_broker(folder / f"mortal-{i}")) if own else shared
             group.create_task(run(i, name, n, broker))
     return {name: results[name] for name in chosen}
 
@@ -105,9 +121,10 @@ async def _one(broker: EmbeddedBroker, home: Path, name: str, n: int, rng: rando
     """Run one kind and judge it."""
     running = broker.find()
     assert running
-    scenario = Scenario(broker, KafkaSettings(bootstrap=running.bootstrap), f"{home.name}.", home, rng)
+    plan, kafka = KINDS[name], KafkaSettings(bootstrap=running.bootstrap)
+    scenario = Scenario(broker, kafka, f"{home.name}.", home, rng, exactly_once=plan.exactly_once)
     async with fed(scenario):
-        await KINDS[name][0](scenario, n)
+        await plan.kind(scenario, n)
     verdict = await judge(scenario.kafka, scenario.prefix, scenario.group, rng)
     if verdict.dead.get("from_the_future", 0) != scenario.from_the_future or len(scenario.faults) != n:
         raise FaultDidNotFire(

@@ -20,6 +20,10 @@ Tampering = Callable[[bytes, random.Random], bytes | None]
 
 AT_HANDOVER = ("snapshot_taken", "snapshot_half_sent", "snapshot_sent", "snapshot_written")
 """Steps that a stop comes to at once, and a running worker every 10 s."""
+AT_FIRST = "turn_noted"
+"""The step that only the first worker on a topic comes to, and one with a new model."""
+EXACTLY_ONCE = "offsets_sent"
+"""The step that only a worker with transactional outputs comes to."""
 AT_TAKEOVER = ("fenced", "restored", "rebuilt")
 BURST = 4_000
 """Records of a flood: one to a few seconds of work."""
@@ -27,10 +31,14 @@ BURST = 4_000
 
 async def kill_at_each_step(scenario: Scenario, n: int) -> None:
     """SIGKILL a worker where it comes to a step of the commit sequence, all steps in turn."""
+    worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_FIRST}:1")
+    await worker.ended(-signal.SIGKILL)
+    scenario.struck()
     worker = await scenario.start("--instance", "a")
     await scenario.moved()
     await scenario.kill(worker)  # committed, and no snapshot: what comes next rebuilds
-    for step in itertools.islice(itertools.cycle(reversed(STEPS)), n - 1):
+    steps = [step for step in reversed(STEPS) if step != AT_FIRST and (scenario.exactly_once or step != EXACTLY_ONCE)]
+    for step in itertools.islice(itertools.cycle(steps), n - 2):
         times = scenario.rng.randint(1, 2 if step in AT_TAKEOVER + AT_HANDOVER else 4)
         worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{step}:{times}")
         if step in AT_HANDOVER:

@@ -100,6 +100,7 @@ class Scenario:
     prefix: str
     home: Path
     rng: random.Random
+    exactly_once: bool = False
     feed: Feed = field(init=False)
     faults: list[Fault] = field(default_factory=list)
     offsets: dict[int, int] = field(default_factory=dict)
@@ -121,6 +122,7 @@ class Scenario:
         log = self.home / f"worker-{len(self.workers)}.log"
         code = "from infra.command import main; main()"
         cluster = ("--bootstrap", self.bootstrap or self.kafka.bootstrap, "--prefix", self.prefix)
+        cluster += ("--exactly-once",) * self.exactly_once
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", code, "worker", *cluster, *arguments,

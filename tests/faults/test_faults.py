@@ -23,7 +23,8 @@ SEED = 20_261_123
 
 def test_faults_of_several_kinds_lose_nothing_and_get_nothing_wrong():
     tries = {
-        "SIGKILL at each step": 5,
+        "SIGKILL at each step": 4,
+        "exactly once: at each step": 3,
         "SIGKILL at random": 1,
         "connection cut": 2,
         "snapshot chunk bit-flipped": 1,
@@ -32,7 +33,8 @@ def test_faults_of_several_kinds_lose_nothing_and_get_nothing_wrong():
 
     figures = bench(seed=SEED, tries=tries, at_once=3)
 
-    assert (figures["tried"], figures["lost"], figures["wrong"]) == (10, 0, 0), figures
+    assert (figures["tried"], figures["lost"], figures["wrong"]) == (12, 0, 0), figures
+    assert figures["repeats_exactly_once"] == 0, figures
 
 
 def run(fail_at: str, step: str, times: int) -> int:
