@@ -6,7 +6,6 @@ written here is what aiokafka 0.14 writes for the same records, byte for byte.
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -17,7 +16,6 @@ from streams.partition import Message
 from streams.spans import Spans, copy_bytes
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
-_FROM_CRC = struct.Struct(">Ihiqqqhii")
 _BEFORE_CRC, _AFTER_CRC = 17, 21
 _MAGIC = 2
 _TRANSACTIONAL = 0x10
@@ -164,8 +162,10 @@ def _write(
 
 @numba.njit(nogil=True)
 def _body_size(key_size: int, value_size: int, delta: int) -> int:
-    pieces = _varint_size(key_size) + max(0, key_size) + _varint_size(value_size) + max(0, value_size)
-    return 3 + _varint_size(delta) + pieces
+    # Attributes, time and the number of headers take a byte each.
+    size: int = 3 + _varint_size(delta) + _varint_size(key_size) + max(0, key_size)
+    size += _varint_size(value_size) + max(0, value_size)
+    return size
 
 
 @numba.njit(nogil=True)
@@ -191,4 +191,5 @@ def _put_varint(out: NDArray[np.uint8], at: int, value: int) -> int:
 
 @numba.njit(nogil=True)
 def _put_piece(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], start: int, size: int) -> int:
-    return copy_bytes(out, _put_varint(out, at, size), source, start, max(0, size))
+    end: int = copy_bytes(out, _put_varint(out, at, size), source, start, max(0, size))
+    return end

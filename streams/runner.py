@@ -21,6 +21,7 @@ from streams import measures
 from streams.decode import Record
 from streams.failpoints import reached
 from streams.kafka import KafkaSettings, await_broker, stop_producer
+from streams.packed import Packed, pack
 from streams.partition import Message
 from streams.recovery import Restorable, resume
 from streams.snapshot import Chunks
@@ -32,6 +33,7 @@ SESSION_TIMEOUT_MS = 10_000
 """After a worker is killed, its partitions wait this long for another; a static member takes its own back at once."""
 SNAPSHOT_S = 10.0
 HANDOVER_S_MAX = 20.0
+BATCH_BYTES_MAX = 256 << 10
 REQUEST_BYTES_MAX = 16 << 20  # a dead letter carries what was too large, whole
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ log = logging.getLogger(__name__)
 class Outputs(NamedTuple):
     """What one batch of records gave: messages by topic (without the prefix), and what the events became."""
 
-    messages: dict[str, list[Message]]
+    messages: dict[str, list[Message] | Packed]
     became: dict[str, int]
     dead: dict[str, int]
     streams: int
@@ -145,7 +147,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             **arguments,
         )
         producer = AIOKafkaProducer(
-            enable_idempotence=True, linger_ms=5, max_batch_size=256 << 10, max_request_size=REQUEST_BYTES_MAX,
+            enable_idempotence=True, linger_ms=5, max_batch_size=BATCH_BYTES_MAX, max_request_size=REQUEST_BYTES_MAX,
             **arguments,
         )  # fmt: skip
         async with contextlib.AsyncExitStack() as stack:
@@ -193,7 +195,11 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
     async def _send(self, partition: int, task: _Task, outputs: Outputs) -> None:
         start = time.perf_counter()
         for topic, messages in outputs.messages.items():
-            if messages and messages[0].headers:
+            if isinstance(messages, Packed):
+                now = int(time.time() * 1000)
+                for batch in pack(messages, timestamp_ms=now, bytes_max=BATCH_BYTES_MAX, is_transactional=False):
+                    task.sent.append(await self._producer.send_batch(batch, self._prefix + topic, partition=partition))
+            elif messages and messages[0].headers:
                 for message in messages:
                     task.sent.append(
                         await self._producer.send(
