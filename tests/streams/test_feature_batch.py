@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bench.encode import by_pyarrow
 from streams import feature_batch
 from streams.contract import CLASSES, FEATURES
 from streams.features import Rows
@@ -57,24 +58,3 @@ def test_a_record_has_the_bytes_of_pyarrows_own_writer(m) -> None:
     ids, ts, rows, offset, element = rows_of(m)
 
     assert feature_batch.encode(ids, ts, rows, offset, element) == by_pyarrow(ids, ts, rows, offset, element)
-
-
-def by_pyarrow(ids, ts, rows, offset, element) -> list[bytes]:
-    values = []
-    for start in range(0, len(ids), feature_batch.ROWS_MAX):
-        part = slice(start, start + feature_batch.ROWS_MAX)
-        columns = [
-            pa.array(ids[part], pa.string()),
-            pa.array(ts[part]),
-            *(pa.array(np.ascontiguousarray(rows.features[part, i])) for i in range(len(FEATURES))),
-            pa.DictionaryArray.from_arrays(pa.array(rows.label[part]), feature_batch.CLASS_NAMES),
-            pa.array(rows.rule_risk[part]),
-            pa.array(rows.confidence[part]),
-            pa.array(offset[part]),
-            pa.array(element[part].astype(np.int32)),
-        ]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, feature_batch.SCHEMA) as writer:
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=feature_batch.SCHEMA))
-        values.append(sink.getvalue().to_pybytes())
-    return values
