@@ -22,6 +22,7 @@ _QUOTE, _COLON, _POINT, _CLOSING = (np.uint8(ord(character)) for character in '"
 _INT_BYTES = 20  # room for any of the five numbers, and what stands behind it
 _NUMBERS_BYTES = 5 * (_INT_BYTES + 2) + _RISK.size + _CONFIDENCE.size
 _NO_ROWS = np.empty(0, np.intp)
+_NO_JSON = Spans.of([])
 
 
 class PredictionWriter:
@@ -76,7 +77,7 @@ class PredictionWriter:
         """
         n = len(slot)
         tail = b',"model":%b,"src":"%d:' % (_encode(model), self._partition)
-        spliced = Spans.of(json)
+        spliced = Spans.of(json) if json else _NO_JSON
         room = n * (self._heads.size_max + _NUMBERS_BYTES + len(tail)) + spliced.buffer.size
         values = Spans(np.empty(room, np.uint8), np.empty(n, np.int64), np.empty(n, np.int64))
         _write(

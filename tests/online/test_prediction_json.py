@@ -44,7 +44,7 @@ def written(writer: PredictionWriter, rows: list[tuple], *, model: str) -> list[
     return [(key, value) for key, value, _ in packed]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(
     ids=st.lists(IDS, min_size=5, max_size=5),
     rows=st.lists(ROWS, min_size=1, max_size=20),

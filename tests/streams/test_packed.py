@@ -37,7 +37,7 @@ def by_aiokafka(records: Records, *, bytes_max: int, is_transactional: bool, sta
     return built
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     records=RECORDS,
     bytes_max=st.integers(1, 20_000),
