@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.contract import node_of
-from streams.packed import Packed
+from streams.packed import Packed, pack
 from streams.spans import Arena, Spans, copy_bytes
 
 _encode = msgspec.json.Encoder().encode
@@ -93,6 +93,14 @@ def _node(stream_id: str) -> bytes:
 
 def _head(stream_id: str) -> bytes:
     return b'{"v":1,"stream_id":%b,"ts":' % _encode(stream_id)
+
+
+def compile_encoder() -> None:
+    """Compile what writes predictions and packs them, or load it from its cache: in time, off the event loop."""
+    writer = PredictionWriter(0)
+    writer.extend(["a/1"])
+    zero, zeros = np.zeros(1, np.int64), np.zeros(1)
+    pack(writer.write("", zero, zero, zeros, zeros, zero, zero), timestamp_ms=0, bytes_max=1, is_transactional=False)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -7,9 +7,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from online import prediction_json
 from online.bundle import load_bundle
+from online.prediction_json import compile_encoder
 from online.scoring import Scorer
 from online.worker import Champion, ScoredPartition
+from streams import packed
 from streams.contract import MetricEvent, Prediction
 from streams.stream_table import StreamTable
 from tests.streams.strategies import T0
@@ -75,3 +78,18 @@ def test_healthy_and_eventful_rows_of_a_model_stand_in_log_order_with_the_encode
     assert all((p.drivers is not None) == (p.risk >= 80) for p in found if abs(p.risk - 80) > 0.01)
     assert any(p.drivers for p in found)
     assert all((p.probabilities is None) == healthy for p, healthy in zip(found, is_healthy, strict=True))
+
+
+def test_a_worker_that_has_compiled_its_encoder_compiles_none_of_it_on_its_first_batch() -> None:
+    compile_encoder()
+    kernels = prediction_json._write, packed._cut, packed._write
+    compiled = [set(kernel.signatures) for kernel in kernels]
+    owner = ScoredPartition(3, topic="metrics", table=StreamTable(), champion=Champion())
+    event = MetricEvent(stream_id="leaf-1/1", ts=T0, utilization=50.0)
+    record = SimpleNamespace(offset=0, timestamp=T0, key=None, value=msgspec.json.encode(event))
+
+    predictions = owner.advance([record]).messages["predictions"]
+    packed.pack(predictions, timestamp_ms=T0, bytes_max=1 << 18, is_transactional=False)
+
+    assert len(predictions) == 1
+    assert [set(kernel.signatures) for kernel in kernels] == compiled
