@@ -6,12 +6,14 @@ failed, and only its future knows.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streams.failpoints import reached
 from streams.kafka import KafkaSettings, stop_producer
+from streams.packed import Packed, pack
 from streams.partition import Message
 from streams.state_topic import TRANSACTION_TIMEOUT_MS
 
@@ -25,7 +27,7 @@ class Outlet(Protocol):
     async def open(self) -> None:
         """Get ready; where outputs are transactional, fence whoever owned the partition."""
 
-    async def send(self, topic: str, messages: list[Message]) -> None:
+    async def send(self, topic: str, messages: Packed | Sequence[Message]) -> None:
         """Hand messages to the producer, for the partition of the same number."""
 
     def commit(self, next_offset: int) -> asyncio.Task[None]:
@@ -45,9 +47,9 @@ class AtLeastOnce:
     async def open(self) -> None:
         """Do nothing: the producer is there."""
 
-    async def send(self, topic: str, messages: list[Message]) -> None:
+    async def send(self, topic: str, messages: Packed | Sequence[Message]) -> None:
         """Hand messages to the producer."""
-        self._sent += await _send(self._producer, topic, self._tp.partition, messages)
+        self._sent += await _send(self._producer, topic, self._tp.partition, messages, is_transactional=False)
 
     def commit(self, next_offset: int) -> asyncio.Task[None]:
         """Begin to commit; what is sent from now on belongs to the next commit."""
@@ -91,14 +93,14 @@ class ExactlyOnce:
         )
         await self._producer.start()
 
-    async def send(self, topic: str, messages: list[Message]) -> None:
+    async def send(self, topic: str, messages: Packed | Sequence[Message]) -> None:
         """Hand messages to the transaction, once the one before is through."""
         if self._committing:
             await self._committing
         if not self._is_begun:
             await self._producer.begin_transaction()
             self._is_begun = True
-        self._sent += await _send(self._producer, topic, self._tp.partition, messages)
+        self._sent += await _send(self._producer, topic, self._tp.partition, messages, is_transactional=True)
 
     def commit(self, next_offset: int) -> asyncio.Task[None]:
         """Begin to end the transaction; what is sent from now on waits for the next."""
@@ -126,26 +128,15 @@ class ExactlyOnce:
 
 
 async def _send(
-    producer: AIOKafkaProducer, topic: str, partition: int, messages: list[Message]
+    producer: AIOKafkaProducer, topic: str, partition: int, messages: Packed | Sequence[Message], is_transactional: bool
 ) -> list[asyncio.Future[Any]]:
-    if messages and messages[0].headers:
-        return [
-            await producer.send(topic, m.value, key=m.key, headers=m.headers, partition=partition) for m in messages
-        ]
-    return await _send_batches(producer, topic, partition, messages)
-
-
-async def _send_batches(
-    producer: AIOKafkaProducer, topic: str, partition: int, messages: list[Message]
-) -> list[asyncio.Future[Any]]:
-    sent = []
-    batch = producer.create_batch()
+    """Return the futures of all that was sent. Few records have headers, and those go one by one."""
+    if not isinstance(messages, Packed):
+        if any(message.headers for message in messages):
+            return [
+                await producer.send(topic, m.value, key=m.key, headers=m.headers, partition=partition) for m in messages
+            ]
+        messages = Packed.of(messages)
     now = int(time.time() * 1000)
-    for key, value, _ in messages:
-        if batch.append(timestamp=now, key=key, value=value) is None:
-            sent.append(await producer.send_batch(batch, topic, partition=partition))
-            batch = producer.create_batch()
-            batch.append(timestamp=now, key=key, value=value)
-    if batch.record_count():
-        sent.append(await producer.send_batch(batch, topic, partition=partition))
-    return sent
+    batches = pack(messages, timestamp_ms=now, bytes_max=BATCH_BYTES_MAX, is_transactional=is_transactional)
+    return [await producer.send_batch(batch, topic, partition=partition) for batch in batches]

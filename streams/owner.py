@@ -1,13 +1,14 @@
 """What the Kafka shell asks of the one object that holds a partition's state. Nothing here knows Kafka's client."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from streams.decode import Record
+from streams.packed import Packed
 from streams.partition import Message
 from streams.snapshot import Chunks, Manifest
 
-Messages = dict[str, list[Message]]
+Messages = Mapping[str, Packed | Sequence[Message]]
 """What is to be sent, by topic without the prefix."""
 
 

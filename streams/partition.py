@@ -31,7 +31,7 @@ class Message(NamedTuple):
     """A record to be sent."""
 
     key: bytes | None
-    value: bytes | None
+    value: bytes | bytearray | None
     headers: list[tuple[str, bytes]] | None = None
 
 

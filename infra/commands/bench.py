@@ -107,6 +107,22 @@ def score(as_json: bool) -> None:
     _report(bench(), as_json)
 
 
+@command.command()
+@json_option
+def encode(as_json: bool) -> None:
+    """Encode scored rows, in batches of 8,192 and 24, beside the way with an object for each of them.
+
+    Writes nothing. Prints µs of CPU a row of rendering predictions, packing them into record batches, and framing
+    features (render_us_…, pack_us_…, features_us_…, before_…), and how many bytes differ; exits with 1 if any does.
+
+    \b
+        linkcast bench encode --json
+    """
+    with _checkout():
+        from bench.encode import bench
+    _report(bench(), as_json)
+
+
 @contextmanager
 def _checkout() -> Iterator[None]:
     try:

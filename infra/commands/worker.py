@@ -79,12 +79,14 @@ def command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of its log we say ourselves
 
+    from online.prediction_json import compile_encoder
     from online.service import WorkerSettings, run_worker
     from streams.labels import DEFAULT_RULES, load_rules
     from streams.stream_table import compile_kernel
 
     with compiling():
         compile_kernel()
+        compile_encoder()
     settings = WorkerSettings(
         prefix=prefix,
         group=group or f"{prefix}worker",

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bench.encode import by_pyarrow
 from streams import feature_batch
 from streams.contract import CLASSES, FEATURES
 from streams.features import Rows
@@ -50,3 +51,10 @@ def test_missing_is_nan_and_never_null() -> None:
 
 def test_no_row_makes_no_record() -> None:
     assert feature_batch.encode(*rows_of(0)) == []
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 7, 8, 24, 25, 1_013, feature_batch.ROWS_MAX, feature_batch.ROWS_MAX + 3])
+def test_a_record_has_the_bytes_of_pyarrows_own_writer(m) -> None:
+    ids, ts, rows, offset, element = rows_of(m)
+
+    assert feature_batch.encode(ids, ts, rows, offset, element) == by_pyarrow(ids, ts, rows, offset, element)
