@@ -6,15 +6,15 @@ import com.fasterxml.jackson.core.StreamReadFeature;
 import java.io.IOException;
 
 /**
- * What the job needs of one event of topic {@code in}: where it came from, whose it is, when (ms, event time), and its
- * latency in µs.
+ * What the job needs of one event of topic {@code in}: the record's key, which is the answer's too, whose it is, when
+ * (ms, event time), and its latency in µs.
  */
-public record Reading(int partition, byte[] key, String streamId, long ts, double latencyUs) {
+public record Reading(byte[] key, String streamId, long ts, double latencyUs) {
     private static final JsonFactory JSON =
             JsonFactory.builder().enable(StreamReadFeature.USE_FAST_DOUBLE_PARSER).build();
 
     /** Reads one JSON object; fields of other names are passed over. */
-    static Reading decode(int partition, byte[] key, byte[] json) throws IOException {
+    static Reading decode(byte[] key, byte[] json) throws IOException {
         String streamId = null;
         long ts = Long.MIN_VALUE;
         double latencyUs = Double.NaN;
@@ -33,6 +33,6 @@ public record Reading(int partition, byte[] key, String streamId, long ts, doubl
         if (streamId == null || ts == Long.MIN_VALUE || Double.isNaN(latencyUs)) {
             throw new IOException("stream_id, ts or latency_us is missing: " + new String(json));
         }
-        return new Reading(partition, key, streamId, ts, latencyUs);
+        return new Reading(key, streamId, ts, latencyUs);
     }
 }

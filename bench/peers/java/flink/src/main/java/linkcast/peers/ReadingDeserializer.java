@@ -6,13 +6,13 @@ import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDe
 import org.apache.flink.util.Collector;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 
-/** Record of topic {@code in} to reading, with the partition and the key that its answer will have. */
+/** Record of topic {@code in} to reading, with the key that its answer will have. */
 final class ReadingDeserializer implements KafkaRecordDeserializationSchema<Reading> {
     private static final long serialVersionUID = 1;
 
     @Override
     public void deserialize(ConsumerRecord<byte[], byte[]> record, Collector<Reading> out) throws IOException {
-        out.collect(Reading.decode(record.partition(), record.key(), record.value()));
+        out.collect(Reading.decode(record.key(), record.value()));
     }
 
     @Override

@@ -1,11 +1,11 @@
 package linkcast.peers;
 
+import java.io.IOException;
 import org.apache.flink.api.common.functions.OpenContext;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
 import org.apache.flink.util.Collector;
-import java.io.IOException;
 
 /** Answers each reading with the means of its stream, whose windows are in keyed state. */
 final class WindowFunction extends KeyedProcessFunction<String, Reading, Means> {
@@ -24,7 +24,6 @@ final class WindowFunction extends KeyedProcessFunction<String, Reading, Means> 
         }
         double[] mean = windows.add(reading.ts(), reading.latencyUs());
         state.update(windows);
-        out.collect(new Means(
-                reading.partition(), reading.key(), reading.streamId(), reading.ts(), mean[0], mean[1], mean[2]));
+        out.collect(new Means(reading.key(), reading.streamId(), reading.ts(), mean[0], mean[1], mean[2]));
     }
 }

@@ -7,6 +7,7 @@ import java.time.Duration;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
 import org.apache.flink.api.common.eventtime.WatermarkStrategy;
 import org.apache.flink.configuration.CheckpointingOptions;
 import org.apache.flink.configuration.Configuration;
@@ -19,6 +20,7 @@ import org.apache.flink.configuration.RestartStrategyOptions;
 import org.apache.flink.configuration.StateBackendOptions;
 import org.apache.flink.configuration.StateRecoveryOptions;
 import org.apache.flink.configuration.TaskManagerOptions;
+import org.apache.flink.configuration.WebOptions;
 import org.apache.flink.connector.base.DeliveryGuarantee;
 import org.apache.flink.connector.kafka.sink.KafkaSink;
 import org.apache.flink.connector.kafka.source.KafkaSource;
@@ -41,18 +43,36 @@ public final class WindowJob {
 
     public static void main(String[] args) throws Exception {
         Options options = Options.parse(args);
+        CompletableFuture<Void> stop = new CompletableFuture<>();
+        // Not a shutdown hook: after one, the exit status of a JVM that got SIGTERM is 143.
+        Signal.handle(new Signal("TERM"), signal -> stop.complete(null));
+
         StreamExecutionEnvironment environment =
                 StreamExecutionEnvironment.createLocalEnvironment(options.threads(), configuration(options));
         build(environment, options);
         JobClient job = environment.executeAsync(options.app());
-
-        CompletableFuture<Void> stop = new CompletableFuture<>();
-        // Not a shutdown hook: after one, the exit status of a JVM that got SIGTERM is 143.
-        Signal.handle(new Signal("TERM"), signal -> stop.complete(null));
-        CompletableFuture.anyOf(stop, job.getJobExecutionResult()).join(); // throws what the job failed of
-        job.stopWithSavepoint(false, options.state().toUri().toString(), SavepointFormatType.NATIVE)
+        int status = CompletableFuture.anyOf(stop, job.getJobExecutionResult())
+                .thenRun(() -> stop(job, options))
+                .handle((nothing, error) -> report(error))
                 .join();
-        System.exit(0);
+        System.exit(status); // Flink's threads would keep the process
+    }
+
+    /** Ends the job at a savepoint, so that the next run repeats nothing. */
+    private static void stop(JobClient job, Options options) {
+        try {
+            job.stopWithSavepoint(false, options.state().toUri().toString(), SavepointFormatType.NATIVE)
+                    .join();
+        } catch (CompletionException notAllTasksRun) {
+            job.cancel().join(); // its latest checkpoint stays
+        }
+    }
+
+    private static int report(Throwable error) {
+        if (error != null) {
+            error.printStackTrace();
+        }
+        return error == null ? 0 : 1;
     }
 
     private static void build(StreamExecutionEnvironment environment, Options options) {
@@ -102,12 +122,15 @@ public final class WindowJob {
     private static Configuration configuration(Options options) throws IOException {
         Configuration configuration = new Configuration();
         configuration.set(PipelineOptions.OBJECT_REUSE, true);
+        configuration.set(PipelineOptions.GENERIC_TYPES, false); // refuse what only Kryo could serialise
         configuration.set(PipelineOptions.AUTO_WATERMARK_INTERVAL, Duration.ZERO);
         configuration.set(ExecutionOptions.BUFFER_TIMEOUT, Duration.ofMillis(10));
         configuration.set(RestartStrategyOptions.RESTART_STRATEGY, "none"); // whoever started the process decides
         // The heap backend needs no managed memory, of which a local cluster would set 128 MB apart.
         configuration.set(TaskManagerOptions.MANAGED_MEMORY_SIZE, MemorySize.ZERO);
-        configuration.set(CoreOptions.TMP_DIRS, Files.createDirectories(options.state().resolve("tmp")).toString());
+        String scratch = Files.createDirectories(options.state().resolve("tmp")).toString();
+        configuration.set(CoreOptions.TMP_DIRS, scratch);
+        configuration.set(WebOptions.TMP_DIR, scratch);
         checkpoint(configuration, options);
         return configuration;
     }

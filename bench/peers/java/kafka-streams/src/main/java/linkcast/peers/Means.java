@@ -8,12 +8,12 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 
 /** One record of topic {@code out}: mean latency (µs) of a stream over 5, 15 and 60 minutes as of one event. */
-record Means(int partition, String streamId, long ts, double mean5m, double mean15m, double mean60m) {
+record Means(String streamId, long ts, double mean5m, double mean15m, double mean60m) {
     private static final int BYTES_USUAL = 192;
     private static final JsonFactory JSON =
             JsonFactory.builder().enable(StreamWriteFeature.USE_FAST_DOUBLE_WRITER).build();
 
-    /** Writes the record's value; the partition is where it goes, not what it says. */
+    /** Writes the record's value. */
     byte[] encode() {
         ByteArrayOutputStream bytes = new ByteArrayOutputStream(BYTES_USUAL);
         try (JsonGenerator json = JSON.createGenerator(bytes)) {

@@ -5,9 +5,7 @@ import static org.apache.kafka.streams.StreamsConfig.producerPrefix;
 
 import java.time.Duration;
 import java.util.Map;
-import java.util.Optional;
 import java.util.Properties;
-import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.producer.ProducerConfig;
@@ -20,7 +18,6 @@ import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.Topology;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
-import org.apache.kafka.streams.processor.StreamPartitioner;
 import org.apache.kafka.streams.state.KeyValueStore;
 import org.apache.kafka.streams.state.StoreBuilder;
 import org.apache.kafka.streams.state.Stores;
@@ -34,10 +31,10 @@ public final class WindowJob {
 
     public static void main(String[] args) {
         Options options = Options.parse(args);
-        KafkaStreams streams = new KafkaStreams(topology(options), config(options));
         CompletableFuture<Integer> exit = new CompletableFuture<>();
         // Not a shutdown hook: after one, the exit status of a JVM that got SIGTERM is 143.
         Signal.handle(new Signal("TERM"), signal -> exit.complete(0));
+        KafkaStreams streams = new KafkaStreams(topology(options), config(options));
         streams.setUncaughtExceptionHandler(error -> {
             error.printStackTrace();
             exit.complete(1);
@@ -51,13 +48,11 @@ public final class WindowJob {
     private static Topology topology(Options options) {
         Deserializer<Reading> reading = (topic, bytes) -> Reading.decode(bytes);
         Serializer<Means> means = (topic, value) -> value.encode();
-        StreamPartitioner<byte[], Means> asItCame =
-                (topic, key, value, partitions) -> Optional.of(Set.of(value.partition()));
         return new Topology()
                 .addSource("in", new ByteArrayDeserializer(), reading, options.in())
                 .addProcessor("windows", WindowProcessor::new, "in")
                 .addStateStore(store(), "windows")
-                .addSink("out", options.out(), new ByteArraySerializer(), means, asItCame, "windows");
+                .addSink("out", options.out(), new ByteArraySerializer(), means, "windows");
     }
 
     /** Logged to a changelog topic; the cache in front merges the writes to a stream between two commits into one. */

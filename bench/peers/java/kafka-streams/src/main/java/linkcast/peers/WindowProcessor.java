@@ -27,8 +27,6 @@ final class WindowProcessor implements Processor<byte[], Reading, byte[], Means>
         }
         double[] mean = Windows.add(windows, reading.ts(), reading.latencyUs());
         store.put(reading.streamId(), windows);
-        int partition = context.taskId().partition(); // one input topic: the task's number is the partition's
-        context.forward(record.withValue(
-                new Means(partition, reading.streamId(), reading.ts(), mean[0], mean[1], mean[2])));
+        context.forward(record.withValue(new Means(reading.streamId(), reading.ts(), mean[0], mean[1], mean[2])));
     }
 }
