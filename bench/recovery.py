@@ -155,7 +155,7 @@ def _rebalance(stage: Cluster, streams: int, seconds: float, warm_s: float) -> d
             joining_ns = time.monotonic_ns()
             with stage.worker(name="second", pinned=False) as second:
                 flowed = running.finish(is_once=False)
-                until_taken(second)
+                until_taken(first, second)
     before = flowed.answered < joining_ns
     return {
         "rebalance_pause_s": _gap_s(flowed, ~before), "steady_gap_s": _gap_s(flowed, before),
