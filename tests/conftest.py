@@ -9,9 +9,13 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from infra.broker.process import running_broker
 from streams.kafka import KafkaSettings
+
+settings.register_profile("busy machine", deadline=None)  # a slow example says nothing of the code here
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(scope="session")

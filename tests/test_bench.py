@@ -9,7 +9,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
 
-from bench import backfill, encode, hop, score, simulate
+from bench import backfill, cluster, encode, hop, latency, rates, recovery, score, simulate
+from bench.open_loop import Flow, Flowed
 from infra.command import main
 from infra.commands.bench import command
 from online.bundle import Calibration, Training, write_bundle
@@ -29,7 +30,7 @@ def bundle(tmp_path):
         training=Training(source="a toy", start=0, end=1, rows=20_000, horizon_ms=3_600_000, base_rate=0.3),
         evaluation={},
         golden_rows=rng.normal(size=(40, 24)).astype(np.float32),
-        created_at=hop.START_MS,
+        created_at=cluster.START_MS,
         key=load_or_create_key(tmp_path / "keys" / "signing.key"),
     )
 
@@ -44,13 +45,62 @@ def test_hop_scores_each_event_once_by_the_model(bundle):
 
 
 async def test_hop_is_refused_where_another_model_spoke(kafka, topics, monkeypatch):
-    monkeypatch.setattr(hop, "PREFIX", topics)
+    monkeypatch.setattr(cluster, "PREFIX", topics)
     async with AIOKafkaProducer(**kafka.client_arguments()) as producer:
         for model in (b"mine", b"rules"):
             await producer.send_and_wait(f"{topics}predictions", b'{"risk":1.0,"model":"%s"}' % model)
 
-    with pytest.raises(hop.HopFailed, match="2 events gave 2 predictions, 1 of them by mine"):
-        await hop._check(kafka, "mine", 2)
+    with pytest.raises(cluster.MeasurementFailed, match="2 events gave 2 predictions, 1 of them by mine"):
+        await cluster.check_predictions(kafka, "mine", 2)
+
+
+def test_hop_of_two_workers_scores_each_event_once(bundle):
+    figures = hop.bench(events=2_500, streams=100, workers=2, model=bundle)
+
+    assert (figures["events"], figures["workers"]) == (2_500, 2)
+
+
+def test_latency_times_each_event_to_its_one_prediction(bundle):
+    figures = latency.bench(rate=200, seconds=2.0, streams=100, warm_s=1.0, model=bundle)
+
+    assert 0 < figures["acknowledged"]["p50_ms"] < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
+    assert figures["cpu_us_per_event"] > 0
+
+
+def test_latency_counts_from_when_an_event_was_due_however_late_it_left():
+    due = np.array([0, 5_000_000, 10_000_000])
+    sent, answered = due + 3_000_000, due + 7_000_000
+
+    figures = latency._figures(Flowed(due, sent, sent, answered, np.zeros(3, np.int8), 0))
+
+    assert figures["p50_ms"] == 7.0
+    assert figures["void"] == "the loader itself was 3.0 ms late at p99, at most 2"
+
+
+def test_a_flow_is_due_evenly_and_its_event_time_keeps_pace():
+    flow = Flow(rate=10_000, seconds=2.0, streams=5_000)
+
+    _, counts = np.unique(flow.due(), return_counts=True)
+    assert set(counts.tolist()) == {50}
+    assert (len(counts), flow.period_ms) == (400, 500)
+
+
+def test_rates_are_beside_the_cost_of_a_backlog(bundle):
+    figures = rates.bench(rates=[200], seconds=1.0, warm_s=1.0, events=1_000, streams=100, model=bundle)
+
+    assert figures["cpu_us_per_event"].keys() == {"200", "backlog"}
+    assert figures["times_backlog"]["200"] > 1
+
+
+def test_recovery_goes_on_from_the_snapshot_and_through_a_rebalance(bundle):
+    figures = recovery.bench(
+        streams=200, events_a_stream=2, rebalance_streams=200, seconds=8.0, warm_s=1.0, model=bundle
+    )
+
+    assert figures["snapshot_bytes_per_stream"] > 50
+    assert figures["seconds"] > 0
+    assert figures["killed_seconds"] > 0
+    assert figures["rebalance_pause_s"] > 0
 
 
 def test_backfill_gives_the_same_bits_from_files_and_from_arrays():
@@ -90,6 +140,15 @@ def test_a_wrong_answer_is_no_figure(monkeypatch):
 
     assert result.exit_code == 1
     assert "3 values differ" in result.stderr
+
+
+def test_a_schedule_that_was_not_held_is_no_figure(monkeypatch):
+    monkeypatch.setattr(latency, "bench", lambda **_: {"p50_ms": 3.0, "void": "the loader itself was 9 ms late"})
+
+    result = CliRunner().invoke(main, ["bench", "latency"])
+
+    assert result.exit_code == 1
+    assert "don't count: the loader itself was 9 ms late" in result.stderr
 
 
 @pytest.mark.parametrize("name", command.commands)

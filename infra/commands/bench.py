@@ -18,6 +18,10 @@ class WrongAnswer(LinkcastError):
     """What was measured is not what it should compute."""
 
 
+class NotHeld(LinkcastError):
+    """The load was not what it should be: the machine was busy."""
+
+
 @click.group()
 def command() -> None:
     """Measure the figures of docs/benchmarks.md on this machine.
@@ -26,17 +30,24 @@ def command() -> None:
     """
 
 
-@command.command()
-@click.option("--events", type=click.IntRange(1_000), default=300_000, show_default=True)
-@click.option("--sweep", type=click.IntRange(1, 32), default=1, show_default=True, help="Events of a node in a record.")
-@click.option(
+model_option = click.option(
     "--model",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
     help="Bundle as 'linkcast train' leaves it, beside its HOME/keys; default: a small one is trained first.",
 )
+streams_option = click.option(
+    "--streams", type=click.IntRange(1), default=10_000, show_default=True, help="Ports that report in turn."
+)
+
+
+@command.command()
+@click.option("--events", type=click.IntRange(1_000), default=300_000, show_default=True)
+@click.option("--sweep", type=click.IntRange(1, 32), default=1, show_default=True, help="Events of a node in a record.")
+@click.option("--workers", type=click.IntRange(1, 2), default=1, show_default=True, help="Of one group; two: no pin.")
+@model_option
 @json_option
-def hop(events: int, sweep: int, model: Path | None, as_json: bool) -> None:
+def hop(events: int, sweep: int, workers: int, model: Path | None, as_json: bool) -> None:
     """Take events from topic metrics to predictions, on a real broker and one core.
 
     Starts a broker of its own in a temporary folder, fills it, and pins one worker to one core (Linux): decode, 24
@@ -46,14 +57,79 @@ def hop(events: int, sweep: int, model: Path | None, as_json: bool) -> None:
     \b
         linkcast bench hop --events 1000000 --json
     """
-    import signal
-    import sys
-
     with _checkout():
         from bench.hop import bench
-    # An exit as any other: the broker and the worker end with it.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    _report(bench(events=events, sweep=sweep, model=model), as_json)
+    _end_children_on_sigterm()
+    _report(bench(events=events, sweep=sweep, workers=workers, model=model), as_json)
+
+
+@command.command()
+@click.option("--rate", type=click.IntRange(1), default=10_000, show_default=True, help="Events per second.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=30.0, show_default=True, help="After the warm-up.")
+@streams_option
+@model_option
+@json_option
+def latency(rate: int, seconds: float, streams: int, model: Path | None, as_json: bool) -> None:
+    """Time events from when they are due to when their prediction is read, at a fixed rate, on one core.
+
+    An open loop on a broker of its own: a stall is never hidden, since the schedule doesn't wait. Prints p50_ms,
+    p99_ms, p999_ms and max_ms, the same of the broker's acknowledgement and of the loader's own lateness, and
+    cpu_us_per_event. Exits with 1 unless each event has exactly one prediction, and if the loader was late itself.
+
+    \b
+        linkcast bench latency --rate 10000 --json
+    """
+    with _checkout():
+        from bench.latency import bench
+    _end_children_on_sigterm()
+    _report(bench(rate=rate, seconds=seconds, streams=streams, model=model), as_json)
+
+
+@command.command()
+@click.option("--seconds", type=click.FloatRange(1.0), default=20.0, show_default=True, help="At each rate.")
+@streams_option
+@model_option
+@json_option
+def rates(seconds: float, streams: int, model: Path | None, as_json: bool) -> None:
+    """Compare what an event costs at 5,000, 20,000 and 50,000 events/s with what it costs of a backlog.
+
+    Prints cpu_us_per_event of each and its ratio to the backlog's, one worker on one core. Exits with 1 unless each
+    event has exactly one prediction, and if a rate was not held.
+
+    \b
+        linkcast bench rates --json
+    """
+    with _checkout():
+        from bench.rates import bench
+    _end_children_on_sigterm()
+    _report(bench(seconds=seconds, streams=streams, model=model), as_json)
+
+
+@command.command()
+@click.option("--streams", type=click.IntRange(1), default=100_000, show_default=True)
+@click.option(
+    "--events-a-stream", type=click.IntRange(1), default=24, show_default=True, help="96 fill every pane there is."
+)
+@click.option(
+    "--rebalance-streams", type=click.IntRange(0), default=10_000, show_default=True, help="0 leaves the rebalance out."
+)
+@model_option
+@json_option
+def recovery(streams: int, events_a_stream: int, rebalance_streams: int, model: Path | None, as_json: bool) -> None:
+    """Time a worker from the start of its process to its first new prediction, and the pause of a rebalance.
+
+    Fills a worker with streams on a broker of its own, then starts it after a clean stop (seconds) and after kill -9
+    later than its snapshot (killed_seconds). Prints snapshot_bytes and stop_s, the stop with its last snapshot; then
+    rebalance_pause_s, the longest gap of a partition's predictions while a second worker joins, beside steady_gap_s.
+
+    \b
+        linkcast bench recovery --streams 100000 --json
+    """
+    with _checkout():
+        from bench.recovery import bench
+    _end_children_on_sigterm()
+    sizes = {"streams": streams, "events_a_stream": events_a_stream, "rebalance_streams": rebalance_streams}
+    _report(bench(**sizes, model=model), as_json)
 
 
 @command.command()
@@ -123,6 +199,14 @@ def encode(as_json: bool) -> None:
     _report(bench(), as_json)
 
 
+def _end_children_on_sigterm() -> None:
+    """Make SIGTERM an exit as any other: the broker and the workers end with it."""
+    import signal
+    import sys
+
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
 @contextmanager
 def _checkout() -> Iterator[None]:
     try:
@@ -145,3 +229,5 @@ def _report(figures: Mapping[str, object], as_json: bool) -> None:
         click.echo(json.dumps(figures))
     if figures.get("differing"):
         raise WrongAnswer(f"{figures['differing']} values differ in a bit: the figures above are of a wrong answer")
+    if figures.get("void"):
+        raise NotHeld(f"the schedule was not held, the figures above don't count: {figures['void']}")

@@ -1,0 +1,66 @@
+"""How long from published to predicted: an open loop at a fixed rate, every event timed from when it was due.
+
+Coordinated omission can't hide a stall: what is due while worker, broker or loader stand still is late from then on.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+
+from bench.cluster import START_MS, Cluster, cluster, cpu_s, until_taken
+from bench.open_loop import Flow, Flowed, Int64s, flowing
+from infra.demo.processes import Child
+from infra.progress import step
+
+LOADER_LATE_MS_MAX = 2.0
+WARM_S = 20.0
+"""A fresh broker interprets its Java: for its first seconds it falls behind a load that is easy for it later."""
+DAY_MS = 24 * 3_600_000
+_QUANTILES = {"p50_ms": 50.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
+
+
+def bench(
+    *, rate: int = 10_000, seconds: float = 30.0, streams: int = 10_000, warm_s: float = WARM_S,
+    model: Path | None = None,
+) -> dict[str, object]:  # fmt: skip
+    """Measure `seconds` at `rate` events/s, after `warm_s` of the same, with one worker on one core.
+
+    `void` says why the figures don't count: a loader that was late itself. Each event has to have exactly one
+    prediction, else `MeasurementFailed`.
+    """
+    with cluster(model) as stage, stage.worker() as worker:
+        until_taken(worker)
+        warm, measured = (Flow(rate, s, streams, START_MS + i * DAY_MS) for i, s in enumerate((warm_s, seconds)))
+        with step(f"warming up for {warm_s:g} s"), flowing(stage.kafka, warm) as running:
+            running.finish()
+        figures = measure(stage, worker, measured)
+    return figures | {"rate": rate, "seconds": seconds, "streams": streams, "model": stage.bundle.name}
+
+
+def measure(stage: Cluster, worker: Child, flow: Flow) -> dict[str, object]:
+    """Send the flow through a worker that is there, and return latencies, lateness and the worker's CPU."""
+    process = psutil.Process(worker.process.pid)
+    with step(f"{flow.rate:,} events/s for {flow.seconds:g} s"), flowing(stage.kafka, flow) as running:
+        before = cpu_s(process)
+        flowed = running.finish()
+        used_s = cpu_s(process) - before
+    return _figures(flowed) | {"cpu_us_per_event": round(used_s / flow.events * 1e6, 2)}
+
+
+def _figures(flowed: Flowed) -> dict[str, object]:
+    late = _quantiles(flowed.sent - flowed.due)
+    void = None
+    if late["p99_ms"] > LOADER_LATE_MS_MAX:
+        void = f"the loader itself was {late['p99_ms']} ms late at p99, at most {LOADER_LATE_MS_MAX:g}"
+    return {
+        **_quantiles(flowed.answered - flowed.due),
+        "acknowledged": _quantiles(flowed.acknowledged - flowed.due),
+        "loader_late": late,
+        "void": void,
+    }
+
+
+def _quantiles(ns: Int64s) -> dict[str, float]:
+    values = np.percentile(ns, list(_QUANTILES.values())) / 1e6
+    return {name: round(float(value), 2) for name, value in zip(_QUANTILES, values, strict=True)}
