@@ -19,6 +19,7 @@ from aiokafka.errors import (
     InconsistentGroupProtocolError,
     KafkaError,
     NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
 )
 
 from streams.kafka import KafkaSettings, await_broker, stop_producer
@@ -127,7 +128,11 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             fetched: dict[TopicPartition, list[Any]] = await self._consumer.getmany(
                 timeout_ms=100, max_records=FETCH_RECORDS
             )
-        except NoOffsetForPartitionError:  # given since the last look: taking it over gives it a position
+        except NoOffsetForPartitionError:
+            return {}  # given to us since the last look: taking it over gives it a position
+        except OffsetOutOfRangeError as error:
+            if error.args[0].keys() & self._tasks.keys():
+                raise  # retention has passed us, or the topic was made anew
             return {}
         return fetched
 

@@ -82,13 +82,9 @@ class World:
     @contextlib.asynccontextmanager
     async def worker(self, *, crashes: bool = False, **changed):
         """A worker in this process; at the end of the block it stops cleanly, or falls as it stands."""
-        settings = WorkerSettings(
-            prefix=self.prefix, group=f"{self.prefix}worker", time_zone="UTC", rules=load_rules(), streams_max=1_000,
-            trusted_keys=self.trusted, health_host="127.0.0.1", health_port=0,
-        )  # fmt: skip
         stop, ports = asyncio.Event(), []
         running = asyncio.create_task(
-            run_worker(self.kafka, settings._replace(**changed), stop, ready=ports.append), name="worker"
+            run_worker(self.kafka, self.settings(**changed), stop, ready=ports.append), name="worker"
         )
         try:
             await asyncio.wait({running}, timeout=0.01)
@@ -100,6 +96,18 @@ class World:
             async with asyncio.timeout(30):
                 with contextlib.suppress(asyncio.CancelledError):
                     await running
+
+    async def until_it_ends(self, **changed) -> None:
+        """Run a worker that should not go on; raises what ended it."""
+        async with asyncio.timeout(60):
+            await run_worker(self.kafka, self.settings(**changed), asyncio.Event(), ready=lambda port: None)
+
+    def settings(self, **changed) -> WorkerSettings:
+        settings = WorkerSettings(
+            prefix=self.prefix, group=f"{self.prefix}worker", time_zone="UTC", rules=load_rules(), streams_max=1_000,
+            trusted_keys=self.trusted, health_host="127.0.0.1", health_port=0,
+        )  # fmt: skip
+        return settings._replace(**changed)
 
     async def process(self, *arguments: str):
         return await asyncio.create_subprocess_exec(

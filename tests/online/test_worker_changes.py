@@ -7,17 +7,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
 from online.publish import publish
 from streams.contract import Prediction
 from streams.membership import GroupRefused
+from streams.recovery import GapRefused
 from tests.online.test_worker import (
     assert_features_are_those_of_backfill,
     fabric,
     oracle,
     predicted,
     public_key_file,
+    read,
     said,
     world,
 )
@@ -98,19 +100,35 @@ async def test_a_replay_takes_the_same_model_for_what_lies_behind_the_snapshot(
 
 
 async def model_is(port: int, version: str) -> bool:
-    from tests.online.test_worker import read
-
     return f'"model": "{version}"' in await asyncio.to_thread(read, port, "/healthz")
 
 
 async def test_members_that_compute_something_else_are_refused(world) -> None:
-    await world.put_events(fabric(1, steps=2))
     async with world.worker():
+        await world.put_events(fabric(1, steps=2))
         await world.until_predicted(24)
 
         with pytest.raises(GroupRefused, match="--time-zone"):
-            async with asyncio.timeout(30), world.worker(time_zone="Europe/Berlin"):
-                await asyncio.sleep(25)
+            await world.until_it_ends(time_zone="Europe/Berlin")
+
+
+async def test_what_retention_has_passed_is_refused_and_goes_on_only_where_that_is_accepted(world, caplog) -> None:
+    first, second, third = fabric(1, steps=10), fabric(2, start=10, steps=10), fabric(3, start=20, steps=10)
+    await world.put_events(first)
+    async with world.worker():
+        await world.until_predicted(len(first))
+    await world.put_events(second)
+    _, ends = await world.committed_and_ends()
+    async with administrator(world) as admin:
+        await admin.delete_records({tp: RecordsToDelete(before_offset=end) for tp, end in ends.items()})
+
+    with pytest.raises(GapRefused, match=r"passed retention unread.*--accept-gap"):
+        await world.until_it_ends()
+
+    await world.put_events(third)
+    async with world.worker(accept_gap=True):
+        await world.until_predicted(len(first) + len(third))
+    assert "passed retention unread" in caplog.text
 
 
 async def test_exactly_once_a_crash_repeats_nothing(world) -> None:
@@ -169,14 +187,7 @@ async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that
             await world.until(lambda: said(caplog, "has no partition 2"), seconds=90)
             others = ("predictions", "features", "metrics.dead", "state", "labels", "outcomes")
             await admin.create_partitions({world.prefix + topic: NewPartitions(3) for topic in others})
-        await world.until(
-            lambda: (
-                said(caplog, "metrics has 3 partitions and had 2")
-                if False
-                else said(caplog, "the topic has 3 partitions and had 2")
-            ),
-            seconds=90,
-        )
+        await world.until(lambda: said(caplog, "the topic has 3 partitions and had 2"), seconds=90)
 
 
 async def test_a_clock_that_jumps_by_an_hour_changes_no_result(world, monkeypatch) -> None:
