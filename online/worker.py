@@ -83,12 +83,14 @@ class ScoredPartition:
             "repeat": advanced.repeats,
             "dead": len(advanced.rejected),
         }
-        return Outputs(messages, became, dead, streams=len(self._table.ids))
+        return Outputs(messages, became, dead, streams=len(self._table.streams))
 
     def _features(self, advanced: Advanced) -> list[Message]:
         if not len(advanced.ts):
             return []
-        values = feature_batch.encode(advanced.stream_id, advanced.ts, advanced.rows, advanced.offset, advanced.element)
+        values = feature_batch.encode(
+            advanced.slot, self._table.streams, advanced.ts, advanced.rows, advanced.offset, advanced.element
+        )
         return [Message(None, value) for value in values]
 
     def _predictions(
@@ -125,7 +127,7 @@ class ScoredPartition:
             values[i] = _encode(
                 Prediction(
                     v=1,
-                    stream_id=advanced.stream_id[i],
+                    stream_id=self._table.ids[slots[i]],
                     ts=int(advanced.ts[i]),
                     class_=CLASSES[scores.code[i]],
                     risk=float(risk[i]),
@@ -134,7 +136,7 @@ class ScoredPartition:
                     src=f"{self._number}:{advanced.offset[i]}:{advanced.element[i]}",
                     probabilities=_named(scores.probabilities, i) if scores.code[i] else None,
                     change=CHANGES[change[i]],  # type: ignore[arg-type]
-                    episode=None if opened_at[i] < 0 else episode_id(advanced.stream_id[i], int(opened_at[i])),
+                    episode=None if opened_at[i] < 0 else episode_id(self._table.ids[slots[i]], int(opened_at[i])),
                     drivers=drivers.get(i),
                 )
             )

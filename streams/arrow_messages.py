@@ -32,7 +32,7 @@ def u4_at(data: NDArray[np.uint8], i: int, end: int) -> int:
 @numba.njit(nogil=True)
 def i8_at(data: NDArray[np.uint8], i: int, end: int) -> int:
     """Return the 64-bit number at `i`, -1 where it isn't whole before `end`."""
-    return -1 if i < 0 or i + 8 > end else np.int64(word_at(data, i))
+    return -1 if i < 0 or i + 8 > end else int(np.int64(word_at(data, i)))
 
 
 @numba.njit(nogil=True)
@@ -90,7 +90,7 @@ def rows_of(data: NDArray[np.uint8], batch: int, end: int) -> int:
 @numba.njit(nogil=True)
 def is_compressed(data: NDArray[np.uint8], batch: int, end: int) -> bool:
     """Whether a record batch has a compressed body, or can't be read."""
-    return field_at(data, batch, _COMPRESSION, end) != 0
+    return bool(field_at(data, batch, _COMPRESSION, end) != 0)
 
 
 @numba.njit(nogil=True)
@@ -99,7 +99,7 @@ def structs_at(data: NDArray[np.uint8], batch: int, field: int, count: int, end:
     vector = below(data, field_at(data, batch, field, end), end)
     if u4_at(data, vector, end) != count or vector + 4 + 16 * count > end:
         return -1
-    return vector + 4
+    return int(vector + 4)
 
 
 @numba.njit(nogil=True, cache=True)

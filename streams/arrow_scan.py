@@ -1,4 +1,4 @@
-"""The usual form of an Arrow sweep straight into columns: as `streams.scan` does JSON, and with the same right to refuse.
+"""The usual form of an Arrow sweep straight into columns: as `streams.scan` does JSON, and as free to refuse.
 
 Usual is a schema message that this fetch's first sweep has too, of utf8 ids and no column but an event's; one record
 batch after it; and rows that are all events. `streams.arrow_sweep` takes the rest, and says what is wrong with it.
@@ -27,6 +27,8 @@ from streams.contract import EVENT_TIME_MS_MAX, METRICS, STREAM_ID_BYTES_MAX
 from streams.raw_bytes import byte_at, f4_at, f8_at, word_at
 from streams.scan import ELEMENT, ID_END, ID_START, METRIC_MAX, RECORD, SEEN, TS
 
+ROW_BYTES_MIN = 17
+"""No row is narrower: 8 bytes of event time, 4 of offset, 1 of id and 4 of a metric."""
 _SCHEMA_BYTES_MAX = 1 << 16
 _ID, _TS = len(METRICS), len(METRICS) + 1
 
@@ -74,8 +76,8 @@ def scan_arrow(
 ) -> int:  # fmt: skip
     """Take the usual ones among r sweeps into the columns, as `scan` does; return how many events that gave.
 
-    `data` holds the values one after another and, as `places` and `metrics` have, room for 8 more bytes at the end;
-    `ends` (r,) are the places where they end. Columns have room for an event every 17 bytes.
+    `data` holds the values one after another, and `ends` (r,) are the places where they end. The columns have room for
+    an event every `ROW_BYTES_MIN` bytes.
     """
     n, start = 0, 0
     for r in range(ends.size):
@@ -105,8 +107,7 @@ def _sweep(
     rows = rows_of(data, batch, body)
     node = structs_at(data, batch, NODES, column.size, body)
     buffer = structs_at(data, batch, BUFFERS, 2 * column.size + 1, body)
-    # The narrowest row has 8 bytes of event time, 4 of offset, 1 of id and 4 of a metric.
-    if not 0 < rows <= min(rows_max, (end - start) // 17) or node < 0 or buffer < 0:
+    if not 0 < rows <= min(rows_max, (end - start) // ROW_BYTES_MIN) or node < 0 or buffer < 0:
         return -1
     for row in range(rows):
         for m in range(len(METRICS)):
@@ -170,7 +171,7 @@ def _take_ids(
 @numba.njit(nogil=True)
 def _take_times(data: NDArray[np.uint8], at: int, rows: int, n: int, places: NDArray[np.int64]) -> bool:
     for row in range(rows):
-        ts = np.int64(word_at(data, at + 8 * row))
+        ts = int(np.int64(word_at(data, at + 8 * row)))
         if ts < 0 or ts > EVENT_TIME_MS_MAX:
             return False
         places[TS, n + row] = ts

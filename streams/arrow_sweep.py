@@ -64,13 +64,17 @@ class Sweep(NamedTuple):
         size = self.id_end - self.id_start
         # A NaN compares as false: it is out of range wherever it is there.
         in_range = (self.metrics >= 0.0) & (self.metrics <= METRIC_MAX)
-        is_good = self.has_id & self.has_ts & (size > 0) & (size <= STREAM_ID_BYTES_MAX) & (self.version == VERSION)
+        is_good: NDArray[np.bool_] = (
+            self.has_id & self.has_ts & (size > 0) & (size <= STREAM_ID_BYTES_MAX) & (self.version == VERSION)
+        )
         is_good &= (self.ts >= 0) & (self.ts <= EVENT_TIME_MS_MAX)
         is_good &= (in_range | ~self.has_metric).all(axis=1) & self.has_metric.any(axis=1)
         if ((self.id_bytes < ord(" ")) | (self.id_bytes > ord("~"))).any():
             spans = zip(self.id_start.tolist(), self.id_end.tolist(), strict=True)
             text = self.id_bytes.tobytes()
-            is_good &= [not good or is_stream_id(text[a:b].decode()) for good, (a, b) in zip(is_good, spans, strict=True)]
+            is_good &= [
+                not good or is_stream_id(text[a:b].decode()) for good, (a, b) in zip(is_good, spans, strict=True)
+            ]
         return is_good
 
 

@@ -42,7 +42,8 @@ def number(data: NDArray[np.uint8], i: int) -> tuple[float, int]:
         power += exponent
     if i < 0 or digits > _DIGITS_MAX:
         return np.nan, -1
-    return _rounded(mantissa, power, i)
+    value, i = _rounded(mantissa, power, i)
+    return value, i
 
 
 @numba.njit(nogil=True)

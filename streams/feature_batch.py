@@ -1,13 +1,12 @@
 """The rows of one flush as an Arrow IPC stream, the value of a record on topic `features`."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from streams.contract import CLASSES, FEATURES
 from streams.features import Rows
+from streams.stream_ids import StreamIds
 
 SCHEMA = pa.schema(
     [
@@ -29,15 +28,17 @@ CLASS_NAMES = pa.array(CLASSES)
 
 
 def encode(
-    stream_id: Sequence[str],
+    slot: NDArray[np.int64],
+    streams: StreamIds,
     ts: NDArray[np.int64],
     rows: Rows,
     offset: NDArray[np.int64],
-    element: NDArray[np.intp],
+    element: NDArray[np.int64],
 ) -> list[bytes]:
-    """Return the records of m rows, all arguments of length m; at most `ROWS_MAX` rows each."""
+    """Return the records of m rows, at most `ROWS_MAX` rows each; all arguments but the table of ids of length m."""
+    offsets, id_bytes = streams.utf8(slot)
     columns = [
-        pa.array(stream_id, pa.string()),
+        pa.StringArray.from_buffers(slot.size, pa.py_buffer(offsets), pa.py_buffer(id_bytes)),
         pa.array(ts),
         *(pa.array(np.ascontiguousarray(rows.features[:, i])) for i in range(len(FEATURES))),
         pa.DictionaryArray.from_arrays(pa.array(rows.label), CLASS_NAMES),

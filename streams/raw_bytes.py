@@ -4,13 +4,16 @@ Numba's own indexing asks of each signed index whether it counts from the end, w
 The caller knows that the index is inside, by a sentinel or a length.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 Codegen = tuple[Signature, Any]
 
@@ -25,25 +28,31 @@ def _load(of: Any) -> Any:
     return codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def byte_at(_typing: Any, data: types.Array, i: types.Integer) -> Codegen:
-    """Return `data[i]` as an int64; `data` is a contiguous array of uint8 and `i` an int64."""
+@intrinsic
+def _byte_at(_typing: Any, data: types.Array, i: types.Integer) -> Codegen:
     return types.int64(data, types.int64), _load(ir.IntType(8))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def word_at(_typing: Any, data: types.Array, i: types.Integer) -> Codegen:
-    """Return the eight bytes from `data[i]` on, of which the first is the lowest, as a uint64."""
+@intrinsic
+def _word_at(_typing: Any, data: types.Array, i: types.Integer) -> Codegen:
     return types.uint64(data, types.int64), _load(ir.IntType(64))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def f8_at(_typing: Any, data: types.Array, i: types.Integer) -> Codegen:
-    """Return the float64 in the eight bytes from `data[i]` on."""
+@intrinsic
+def _f8_at(_typing: Any, data: types.Array, i: types.Integer) -> Codegen:
     return types.float64(data, types.int64), _load(ir.DoubleType())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def f4_at(_typing: Any, data: types.Array, i: types.Integer) -> Codegen:
-    """Return the float32 in the four bytes from `data[i]` on."""
+@intrinsic
+def _f4_at(_typing: Any, data: types.Array, i: types.Integer) -> Codegen:
     return types.float32(data, types.int64), _load(ir.FloatType())
+
+
+byte_at: Callable[[NDArray[np.uint8], int], int] = _byte_at
+"""Return `data[i]` as an int64; `data` is contiguous."""
+word_at: Callable[[NDArray[np.uint8], int], np.uint64] = _word_at
+"""Return the eight bytes from `data[i]` on, of which the first is the lowest."""
+f8_at: Callable[[NDArray[np.uint8], int], float] = _f8_at
+"""Return the float64 in the eight bytes from `data[i]` on."""
+f4_at: Callable[[NDArray[np.uint8], int], float] = _f4_at
+"""Return the float32 in the four bytes from `data[i]` on."""

@@ -12,10 +12,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.raw_bytes import byte_at, word_at
-
 from streams.contract import EVENT_TIME_MS_MAX, METRICS, STREAM_ID_BYTES_MAX
 from streams.decimal import number
+from streams.raw_bytes import byte_at, word_at
 
 TS, ID_START, ID_END, RECORD, ELEMENT, SEEN = range(6)
 """The rows of `Scanned.places`."""
@@ -32,6 +31,7 @@ _ID_KEY, _TS_KEY, _V_KEY = _N_METRICS, _N_METRICS + 1, _N_METRICS + 2
 _NEEDED = (1 << _ID_KEY) | (1 << _TS_KEY)
 METRIC_MAX = np.array([1e12, 100.0, 1.0, 1e12, 1e12, 1e12])
 """The upper bounds of the metrics in `contract.MetricEvent`, in the order of `contract.METRICS`."""
+
 
 def _words(texts: list[bytes]) -> NDArray[np.uint64]:
     """Return texts of at most 16 bytes as two words each, shape (len(texts), 2)."""
@@ -100,7 +100,9 @@ def scan(
 
 @numba.njit(nogil=True)
 def _past_space(data: NDArray[np.uint8], i: int) -> int:
-    while byte_at(data, i) <= _SPACE and (byte_at(data, i) == _SPACE or byte_at(data, i) == 10 or byte_at(data, i) == 13 or byte_at(data, i) == 9):
+    while byte_at(data, i) <= _SPACE and (
+        byte_at(data, i) == _SPACE or byte_at(data, i) == 10 or byte_at(data, i) == 13 or byte_at(data, i) == 9
+    ):
         i += 1
     return i
 
@@ -155,7 +157,7 @@ def _past_key(data: NDArray[np.uint8], i: int, key: int) -> int:
         return -1
     if (word_at(data, i + 8) ^ _KEY_WORDS[key, 1]) & _KEY_MASKS[key, 1]:
         return -1
-    return _past_space(data, i + _KEY_SIZES[key])
+    return int(_past_space(data, i + _KEY_SIZES[key]))
 
 
 @numba.njit(nogil=True)
@@ -164,7 +166,12 @@ def _stream_id(data: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int64
         return -1
     i += 1
     places[ID_START, n] = i
-    while byte_at(data, i) >= _SPACE and byte_at(data, i) <= _TILDE and byte_at(data, i) != _QUOTE and byte_at(data, i) != _BACKSLASH:
+    while (
+        byte_at(data, i) >= _SPACE
+        and byte_at(data, i) <= _TILDE
+        and byte_at(data, i) != _QUOTE
+        and byte_at(data, i) != _BACKSLASH
+    ):
         i += 1
     size = i - places[ID_START, n]
     places[ID_END, n] = i

@@ -58,10 +58,11 @@ class StreamIds:
         starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(encoded) else ends
         return self.place(np.frombuffer(b"".join(encoded), np.uint8), starts, ends)
 
-    def place(
-        self, data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def place(self, data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
         """As `slots`, of the ids in `data[start:end]`; both of shape (n,)."""
+        if data.flags.writeable:  # one type of array is compiled, and bytes give the other one
+            data = data.view()
+            data.flags.writeable = False
         slot = np.empty(start.size, np.int64)
         done = 0
         while True:
@@ -187,12 +188,12 @@ def _hash(data: NDArray[np.uint8], start: int, end: int) -> np.uint64:
 
 @numba.njit(nogil=True)
 def _tag(hashed: np.uint64) -> int:
-    return np.int64(hashed >> np.uint64(33))
+    return int(np.int64(hashed >> np.uint64(33)))
 
 
 @numba.njit(nogil=True)
 def _home(hashed: np.uint64, buckets: NDArray[np.int32]) -> int:
-    return np.int64(hashed & np.uint64(buckets.shape[0] - 1))
+    return int(np.int64(hashed & np.uint64(buckets.shape[0] - 1)))
 
 
 @numba.njit(nogil=True)
@@ -212,9 +213,9 @@ def _find(
                     k += 1
                     at += 1
                 if k == end:
-                    return bucket
+                    return int(bucket)
         bucket = (bucket + 1) & last
-    return bucket
+    return int(bucket)
 
 
 @numba.njit(nogil=True, cache=True)
