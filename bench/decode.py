@@ -43,7 +43,10 @@ def bench(*, events: int = 65_536, rounds: int = 15) -> dict[str, float]:
     for name, sweep, batch, as_arrow in _SHAPES:
         fetches = _fetches(events, sweep, batch, as_arrow=as_arrow)
         ids, slots = StreamIds(streams_max=STREAMS), {}
-        ours, theirs = (lambda fetch, ids=ids: _ours(fetch, ids)), (lambda fetch, slots=slots: _by_msgspec(fetch, slots))
+        ours, theirs = (
+            (lambda fetch, ids=ids: _ours(fetch, ids)),
+            (lambda fetch, slots=slots: _by_msgspec(fetch, slots)),
+        )
         plain = _fetches(events, sweep, batch, as_arrow=False)
         figures["differing"] += sum(map(_differing, map(ours, fetches), map(theirs, plain)))
         n = _PASS_EVENTS if batch * sweep <= _PASS_EVENTS else batch * sweep
@@ -63,16 +66,15 @@ _SHAPES = (
 
 
 def _fetches(events: int, sweep: int, batch: int, *, as_arrow: bool) -> list[list[ConsumerRecord[bytes, bytes]]]:
-    pairs = _joined(hop_records(events, STREAMS, 1), sweep)
+    pairs = _joined(list(hop_records(events, STREAMS, 1)), sweep)
     headers = [arrow_sweep.CONTENT_TYPE] if as_arrow else []
     records = [_record(i, key, _arrow(value) if as_arrow else value, headers) for i, (key, value) in enumerate(pairs)]
     return [records[i : i + batch] for i in range(0, len(records) - batch + 1, batch)]
 
 
-def _joined(pairs, sweep: int) -> list[tuple[bytes, bytes]]:  # type: ignore[no-untyped-def]
+def _joined(pairs: list[tuple[bytes, bytes]], sweep: int) -> list[tuple[bytes, bytes]]:
     if sweep == 1:
-        return list(pairs)
-    pairs = list(pairs)
+        return pairs
     groups = [pairs[i : i + sweep] for i in range(0, len(pairs) - sweep + 1, sweep)]
     return [(group[0][0], b"[" + b",".join(value for _, value in group) + b"]") for group in groups]
 

@@ -1,7 +1,7 @@
 """The usual form of an Arrow sweep straight into columns: as `streams.scan` does JSON, and as free to refuse.
 
 Usual is a schema message that this fetch's first sweep has too, of utf8 ids and no column but an event's; one record
-batch after it; and rows that are all events. `streams.arrow_sweep` takes the rest, and says what is wrong with it.
+batch after it; and rows that are all events. `streams.arrow_rows` takes the rest, and says what is wrong with it.
 """
 
 from functools import lru_cache

@@ -99,7 +99,7 @@ def _by_product(mantissa: np.uint64, power: int) -> float:
             return np.nan
     top = high >> np.uint64(63)
     bits = high >> (top + np.uint64(9))  # 54 of them: the last one rounds
-    exponent -= 1 - np.int64(top)
+    exponent -= 1 - int(np.int64(top))
     if low == 0 and high & _LOW_9 == 0 and bits & _3 == _1:
         return np.nan  # as near to one as to the other
     bits = (bits + (bits & _1)) >> _1

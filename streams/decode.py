@@ -9,15 +9,18 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams import arrow_sweep
+from streams import arrow_rows, arrow_sweep
 from streams.arrow_scan import ROW_BYTES_MIN, plan_of, scan_arrow
 from streams.arrow_sweep import is_arrow
 from streams.contract import METRICS, DeadReason, MetricEvent
 from streams.events import Refusal, decode_events, elements_of, flaw, metrics_of, parse
-from streams.scan import ELEMENT, EVENT_BYTES_MIN, ID_END, ID_START, RECORD, SEEN, TS, scan
+from streams.scan import ELEMENT, ID_END, ID_START, RECORD, SEEN, TS, scan
+
+_encode = msgspec.json.Encoder().encode
 
 VALUE_BYTES_MAX = 1 << 20
 """A larger record is a dead letter unread."""
@@ -82,6 +85,15 @@ def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
     return _admitted(records, _merged([usual, sweeps, *unusual]), flawed, rejected), rejected
 
 
+def compile_scanners() -> None:
+    """Compile what `decode` may call, or load it from its cache."""
+    event = MetricEvent(stream_id="a/1", ts=0, utilization=0.0)
+    sweep = arrow_sweep.encode([event])
+    _scanned([_encode(event)], np.zeros(1, np.int64))
+    _scanned_arrow([sweep], [0], np.zeros(1, np.int64), np.zeros(1, np.uint8))
+    arrow_rows.read(sweep)
+
+
 def event_bytes(record: Record, element: int) -> bytes | None:
     """Return the original bytes of one event of a record: an element of a sweep, or all of it."""
     return events_bytes(record, [element])[0]
@@ -93,8 +105,8 @@ def events_bytes(record: Record, elements: Sequence[int]) -> list[bytes | None]:
     if value is None or len(value) > VALUE_BYTES_MAX:
         return [value for _ in elements]
     if is_arrow(record.headers):
-        sweep = arrow_sweep.read(value)
-        return [sweep.row_json(i) if isinstance(sweep, arrow_sweep.Sweep) else value for i in elements]
+        sweep = arrow_rows.read(value)
+        return [sweep.row_json(i) if isinstance(sweep, arrow_rows.Sweep) else value for i in elements]
     found = elements_of(value)
     return [value if found is None else found[i] for i in elements]
 
@@ -150,10 +162,12 @@ def _has_key(record: Record) -> bool:
 def _scanned(values: Sequence[bytes], seen: NDArray[np.int64]) -> tuple[Decoded, NDArray[np.uint8] | None, int]:
     """Return the usual events of a fetch, which records gave them (None: all), and how many are from the future."""
     n = len(values)
-    data = np.frombuffer(b"\0".join([*values, _PADDING]), np.uint8)
+    text = b"\0".join([*values, _PADDING])
+    data = np.frombuffer(text, np.uint8)
     # A value ends where the 0 after it is.
     ends = np.cumsum(np.fromiter(map(len, values), np.int64, n)) + np.arange(n)
-    places, metrics = _columns(data.size // EVENT_BYTES_MIN + 1)
+    # No event without a brace. With room for more than there are, new pages of memory cost as much as the scanner.
+    places, metrics = _columns(text.count(b"{") + 1)
     is_mine = np.empty(n, np.uint8)
     found, left, ahead = scan(data, ends, seen, places, metrics, is_mine, FUTURE_MS_MAX)
     return _decoded(data, places, metrics, found), is_mine if left else None, ahead
@@ -184,7 +198,7 @@ def _scanned_arrow(
     ends = np.cumsum([len(values[i]) for i in at])
     places, metrics = _columns(data.size // ROW_BYTES_MIN + 1)
     mine = np.empty(len(at), np.uint8)
-    n = scan_arrow(data, ends, seen[at], *plan, arrow_sweep.ROWS_MAX, places, metrics, mine)
+    n = scan_arrow(data, ends, seen[at], *plan, arrow_rows.ROWS_MAX, places, metrics, mine)
     is_mine[at] = mine
     places[RECORD, :n] = np.array(at)[places[RECORD, :n]]
     return _decoded(data, places, metrics, n)
@@ -235,8 +249,8 @@ def _event_or_none(record: Record, element: int, value: bytes, rejected: list[Re
 
 def _take_sweep(record: Record, i: int, parts: list[Decoded], rejected: list[Rejected]) -> int:
     """Take an Arrow sweep, record `i` of its fetch; return how many rows it has, 1 where it has none to be read."""
-    sweep = arrow_sweep.read(record.value)
-    if not isinstance(sweep, arrow_sweep.Sweep):
+    sweep = arrow_rows.read(record.value)
+    if not isinstance(sweep, arrow_rows.Sweep):
         rejected.append(Rejected(record, 0, *sweep, record.value))
         return 1
     is_good = sweep.good()

@@ -19,9 +19,6 @@ from streams.raw_bytes import byte_at, word_at
 TS, ID_START, ID_END, RECORD, ELEMENT, SEEN = range(6)
 """The rows of `Scanned.places`."""
 
-EVENT_BYTES_MIN = 39
-"""No event is shorter: `{"stream_id":"a","ts":0,"qp_errors":0}` and what parts it from the next."""
-
 _QUOTE, _COMMA, _COLON, _OPEN, _CLOSE, _OPEN_ARRAY, _CLOSE_ARRAY = (ord(c) for c in '",:{}[]')
 _SPACE, _TILDE, _BACKSLASH = ord(" "), ord("~"), ord("\\")
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from streams import windows
 from streams.calendar import Transitions, transitions
 from streams.contract import FEATURES, METRICS
+from streams.decode import compile_scanners
 from streams.features import ROW, Columns, Rows, advance
 from streams.labels import RuleTable, load_rules
 from streams.snapshot import Chunks, Part, put
@@ -86,7 +87,8 @@ class StreamTable:
 
 
 def compile_kernel() -> None:
-    """Compile the kernel, or load it from its cache: seconds the first time, so that a caller can say so."""
+    """Compile kernel and scanners, or load them from their cache: seconds the first time, so a caller can say so."""
+    compile_scanners()
     table = StreamTable()
     nothing = np.zeros(1, np.int64)
     table.advance(Columns(table.slots(["a/1"]), nothing, np.zeros((1, len(METRICS))), nothing))

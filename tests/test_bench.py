@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
 
-from bench import backfill, hop, score, simulate
+from bench import backfill, decode, hop, score, simulate
 from infra.command import main
 from infra.commands.bench import command
 from online.bundle import Calibration, Training, write_bundle
@@ -66,6 +66,13 @@ def test_simulate_gives_the_events_of_its_seed():
 
 def test_score_gives_the_bits_of_xgboost():
     assert score.bench(rows=5_000, trees=10)["differing"] == 0
+
+
+def test_decode_gives_every_field_that_msgspec_gives():
+    figures = decode.bench(events=8_192, rounds=1)
+
+    assert figures["differing"] == 0
+    assert figures["us_sweep_64"] > 0
 
 
 def test_figures_are_one_json_object_on_stdout_and_a_table_on_stderr():
