@@ -17,15 +17,13 @@ from streams import arrow_rows, arrow_sweep
 from streams.arrow_scan import ROW_BYTES_MIN, plan_of, scan_arrow
 from streams.arrow_sweep import is_arrow
 from streams.contract import METRICS, DeadReason, MetricEvent
-from streams.events import Refusal, decode_events, elements_of, flaw, metrics_of, parse
+from streams.events import FUTURE_MS_MAX, Refusal, decode_events, elements_of, flaw, metrics_of, parse
 from streams.scan import ELEMENT, ID_END, ID_START, RECORD, SEEN, TS, scan
 
 _encode = msgspec.json.Encoder().encode
 
 VALUE_BYTES_MAX = 1 << 20
 """A larger record is a dead letter unread."""
-FUTURE_MS_MAX = 120_000
-"""How far an event time may be ahead of the broker's record time."""
 
 
 class Record(Protocol):
@@ -74,9 +72,12 @@ def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
     """Split a fetch into events and dead letters: each event of each record is in exactly one of the two."""
     values = [record.value for record in records]
     seen = np.array([record.timestamp for record in records], np.int64)
-    unread = _unread(records, values)
+    sizes, unread = _sizes(values), {}
+    if sizes is None or not _are_plain(records):
+        unread = _unread(records)
+        sizes = np.array([0 if i in unread else len(value) for i, value in enumerate(values)], np.int64)
     plain = [b"" if i in unread else value for i, value in enumerate(values)] if unread else values
-    usual, is_mine, ahead = _scanned(plain, seen)
+    usual, is_mine, ahead = _scanned(plain, sizes, seen)
     rejected: list[Rejected] = []
     if is_mine is None:
         return _admitted(records, usual, {}, rejected) if ahead else usual, rejected
@@ -88,9 +89,9 @@ def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
 def compile_scanners() -> None:
     """Compile what `decode` may call, or load it from its cache."""
     event = MetricEvent(stream_id="a/1", ts=0, utilization=0.0)
-    sweep = arrow_sweep.encode([event])
-    _scanned([_encode(event)], np.zeros(1, np.int64))
-    _scanned_arrow([sweep], [0], np.zeros(1, np.int64), np.zeros(1, np.uint8))
+    value, sweep, one = _encode(event), arrow_sweep.encode([event]), np.zeros(1, np.int64)
+    _scanned([value], one + len(value), one)
+    _scanned_arrow([sweep], [0], one, np.zeros(1, np.uint8))
     arrow_rows.read(sweep)
 
 
@@ -127,16 +128,27 @@ def reject(
             rejected.append(Rejected(records[i], element, *refusal, value))
 
 
-def _unread(records: Sequence[Record], values: Sequence[bytes | None]) -> dict[int, Refusal | None]:
-    """Return the records that are not for the scanner of JSON: why they are refused, or None for Arrow sweeps."""
+def _sizes(values: Sequence[bytes | None]) -> NDArray[np.int64] | None:
+    """Return the bytes of each value, shape (n,), None where one is missing or too large."""
+    try:
+        sizes = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return sizes if sizes.max(initial=0) <= VALUE_BYTES_MAX else None
+
+
+def _are_plain(records: Sequence[Record]) -> bool:
+    """Whether every record has a key that is text, and none has a header."""
     try:
         # Between line ends each key is valid UTF-8 for itself if all of them are together.
         b"\n".join([record.key for record in records]).decode()
-        is_plain = len(max(values, key=len, default=b"")) <= VALUE_BYTES_MAX  # type: ignore[arg-type]
     except (TypeError, UnicodeDecodeError):
-        is_plain = False
-    if is_plain and not any([record.headers for record in records]):  # noqa: C419  # half the time
-        return {}
+        return False
+    return not any([record.headers for record in records])  # noqa: C419  # half the time
+
+
+def _unread(records: Sequence[Record]) -> dict[int, Refusal | None]:
+    """Return the records that are not for the scanner of JSON: why they are refused, or None for Arrow sweeps."""
     unread = ((i, _unread_refusal(record)) for i, record in enumerate(records))
     return {i: refusal for i, refusal in unread if refusal or is_arrow(records[i].headers)}
 
@@ -159,17 +171,16 @@ def _has_key(record: Record) -> bool:
         return False
 
 
-def _scanned(values: Sequence[bytes], seen: NDArray[np.int64]) -> tuple[Decoded, NDArray[np.uint8] | None, int]:
+def _scanned(
+    values: Sequence[bytes], sizes: NDArray[np.int64], seen: NDArray[np.int64]
+) -> tuple[Decoded, NDArray[np.uint8] | None, int]:
     """Return the usual events of a fetch, which records gave them (None: all), and how many are from the future."""
-    n = len(values)
     text = b"\0".join([*values, _PADDING])
     data = np.frombuffer(text, np.uint8)
-    # A value ends where the 0 after it is.
-    ends = np.cumsum(np.fromiter(map(len, values), np.int64, n)) + np.arange(n)
     # No event without a brace. With room for more than there are, new pages of memory cost as much as the scanner.
     places, metrics = _columns(text.count(b"{") + 1)
-    is_mine = np.empty(n, np.uint8)
-    found, left, ahead = scan(data, ends, seen, places, metrics, is_mine, FUTURE_MS_MAX)
+    is_mine = np.empty(len(values), np.uint8)
+    found, left, ahead = scan(data, sizes, seen, places, metrics, is_mine, FUTURE_MS_MAX)
     return _decoded(data, places, metrics, found), is_mine if left else None, ahead
 
 

@@ -56,17 +56,18 @@ class Scanned(NamedTuple):
 
 @numba.njit(nogil=True, cache=True)
 def scan(
-    data: NDArray[np.uint8], ends: NDArray[np.int64], seen: NDArray[np.int64], places: NDArray[np.int64],
+    data: NDArray[np.uint8], sizes: NDArray[np.int64], seen: NDArray[np.int64], places: NDArray[np.int64],
     metrics: NDArray[np.float64], is_mine: NDArray[np.uint8], ahead_ms_max: int,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Take what is usual among r records into the columns; return events taken, records left, and events ahead.
 
-    `data` holds the values, each with a 0 after it, at which every loop below ends: `ends` (r,) are the places of
-    these. `seen` (r,) is the broker's time of each record, ms; an event more than `ahead_ms_max` past it is counted.
+    `data` holds the values, of `sizes` (r,), each with a 0 after it, at which every loop below ends; the columns have
+    room for an event a brace and one more. `seen` (r,) is the broker's time of each record, ms: an event more than
+    `ahead_ms_max` past it is counted.
     """
     n, left, ahead, start = 0, 0, 0, 0
-    for r in range(ends.size):
-        end = ends[r]
+    for r in range(sizes.size):
+        end = start + sizes[r]
         i = _past_space(data, start)
         before, is_sweep = n, byte_at(data, i) == _OPEN_ARRAY
         if is_sweep:
