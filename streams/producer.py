@@ -110,7 +110,7 @@ class MetricsProducer:
     async def send_sweep(self, events: Sequence[MetricEvent], *, as_arrow: bool = False) -> None:
         """Queue events of one node, as one record unless it were above 512 KiB. Raises as `send` does.
 
-        `as_arrow` costs a worker a fraction of JSON from some 16 events on; it needs pyarrow and has no place for
+        `as_arrow` is what costs a worker least to read (`linkcast bench decode`); it needs pyarrow and has no place for
         `extra`, which is a `ValueError`.
         """
         if not events:
