@@ -138,7 +138,7 @@ def _event(data: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int64], m
         elif key == _TS_KEY:
             i = _event_time(data, i, n, places)
         else:
-            i = i + 1 if byte_at(data, i) == 49 and not _goes_on(byte_at(data, i + 1)) else -1
+            i = i + 1 if byte_at(data, i) == 49 else -1  # 1.0 and 10 fail at what comes next
         if i < 0:
             return -1
         i = _past_space(data, i)
@@ -184,12 +184,6 @@ def _event_time(data: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int6
         i += 1
     places[TS, n] = ts
     has_leading_zero = byte_at(data, start) == 48 and i > start + 1
-    if i == start or has_leading_zero or ts > EVENT_TIME_MS_MAX or _goes_on(byte_at(data, i)):
+    if i == start or has_leading_zero or ts > EVENT_TIME_MS_MAX:
         return -1
     return i
-
-
-@numba.njit(nogil=True)
-def _goes_on(c: int) -> bool:
-    """Whether a number goes on with `c`: a digit, a point or an exponent."""
-    return 48 <= c <= 57 or c == 46 or c | 32 == 101

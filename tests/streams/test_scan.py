@@ -34,8 +34,11 @@ ODD = st.sampled_from(["null", "nul", "nullx", "true", '"1"', "[]", "{}", '{"a":
 IDS = st.sampled_from(
     ["leaf-1/1", "leaf-1/2", "a", "x" * 200, "x" * 201, "", "ü/1", "\\u0041/1", '\\"', "a\tb", "a\x7f"]
 )
-TIMES = st.sampled_from([T0, 0, T0 + FUTURE_MS_MAX, T0 + FUTURE_MS_MAX + 1, 4_102_444_800_000, 4_102_444_800_001]).map(
-    str
+TIMES = st.one_of(
+    st.sampled_from([T0, 0, T0 + FUTURE_MS_MAX, T0 + FUTURE_MS_MAX + 1]).map(str),
+    st.sampled_from(
+        ["4102444800000", "4102444800001", "99999999999999", "00", "01", "1.0", "1e3", "-1", '"5"', "5x", "1_0"]
+    ),
 )
 KEYS = st.sampled_from([*METRICS, *METRICS, "v", "ts", "stream_id", "extra", "unknown", "TS", "utilizatio", "\\u0076"])
 
@@ -82,6 +85,13 @@ def said_of_events(decoded: Decoded) -> list[tuple]:
 @settings(deadline=None, max_examples=400)
 @given(st.lists(values(), max_size=4))
 @example([b'{"stream_id":"a/1","ts":0,"utilization":1}', b'[{"stream_id":"a/1","ts":0,"utilization":1},'])
+@example([b'{"stream_id":"a/1","ts":01,"utilization":1}', b'{"stream_id":"a/1","ts":1,"utilization":1,"v":1.0}'])
+@example(
+    [
+        b'{"stream_id":"a/1","ts":1,"utilization":1,"error_rate":1,"utilization":null}',
+        b'{"stream_id":"a/1","ts":1,"utilization":1} 7',
+    ]
+)
 @example([b'[{"stream_id":"a/1","ts":0,"utilization":1},]', b'{"stream_id":"a/1","ts":0,"utilization":1,}'])
 def test_scanner_and_fallback_give_what_msgspec_gives(contents):
     decoded, rejected = decode(fetch(contents))
