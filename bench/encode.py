@@ -26,6 +26,7 @@ _NOW_MS = 1_767_225_600_000
 _MODEL = "20261123-0123456789ab"
 _STREAMS, _PORTS_A_NODE, _PARTITION = 1_024, 32, 3
 _ROWS_A_ROUND = 16_384
+from streams.stream_ids import StreamIds
 
 
 class _Scored(NamedTuple):
@@ -65,11 +66,15 @@ def _steps(s: _Scored) -> dict[str, tuple[_Step, _Step]]:
     writer.extend(s.ids)
     render = partial(writer.write, _MODEL, s.slot, s.ts, s.risk, s.confidence, s.offset, s.element)
     values = by_text(s)
-    features = [s.ids[slot] for slot in s.slot.tolist()], s.ts, s.rows, s.offset, s.element
+    of_rows = s.ts, s.rows, s.offset, s.element
+    streams = StreamIds(streams_max=len(s.ids), names=s.ids)
     return {
         "render": (render, partial(by_text, s)),
         "pack": (partial(_batches, render()), partial(by_aiokafka, s, values)),
-        "features": (partial(feature_batch.encode, *features), partial(by_pyarrow, *features)),
+        "features": (
+            partial(feature_batch.encode, s.slot, streams, *of_rows),
+            partial(by_pyarrow, [s.ids[slot] for slot in s.slot.tolist()], *of_rows),
+        ),
     }
 
 

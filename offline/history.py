@@ -141,7 +141,8 @@ def _rows(fabric: Fabric, time_zone: str) -> _Rows:
     for block in fabric.run():
         metrics = np.where(hidden[block.stream], np.nan, block.metrics)
         told = np.flatnonzero(~np.isnan(metrics).all(axis=1))
-        _, rows = table.advance(Columns(slot[block.stream[told]], block.ts[told], metrics[told]))
+        unseen = np.zeros(told.size, np.int64)  # no broker, no time of it
+        _, rows = table.advance(Columns(slot[block.stream[told]], block.ts[told], metrics[told], unseen))
         event = told[rows.event]
         features.append(rows.features)
         ts.append(block.ts[event])

@@ -103,13 +103,19 @@ async def _compare(
         is_known = np.array([time_of[offset] >= compare_from_ms for offset in replayed.offset.tolist()], np.bool_)
         is_known &= key <= live.key.max(initial=-1)  # what is newer, the worker has yet to do
         found.missing += int(np.count_nonzero(is_known & (first == last)))
-        _compare_rows(tp.partition, live, replayed, first, np.where(is_known, last - first, 0), found)
+        _compare_rows(tp.partition, live, replayed, table.ids, first, np.where(is_known, last - first, 0), found)
     if compare_from_ms == 0:
         found.unexplained += int(np.count_nonzero(covered.cumsum()[:-1] == 0))
 
 
 def _compare_rows(
-    partition: int, live: _Live, replayed: Advanced, first: NDArray[np.intp], copies: NDArray[np.intp], found: Verified
+    partition: int,
+    live: _Live,
+    replayed: Advanced,
+    ids: list[str],
+    first: NDArray[np.intp],
+    copies: NDArray[np.intp],
+    found: Verified,
 ) -> None:
     """Compare each replayed row with its `copies` live rows, which begin at `first`; both of shape (rows,)."""
     mine = np.repeat(np.arange(copies.size), copies)
@@ -123,7 +129,7 @@ def _compare_rows(
         found.differences.append(
             Difference(
                 source=f"{partition}:{replayed.offset[row]}:{replayed.element[row]}",
-                stream_id=replayed.stream_id[row],
+                stream_id=ids[replayed.slot[row]],
                 feature=FEATURES[feature],
                 live=float(live.features[theirs[copy], feature]),
                 replayed=float(replayed.rows.features[row, feature]),

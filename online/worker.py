@@ -97,7 +97,7 @@ class ScoredPartition(Owner):
             "repeat": advanced.repeats,
             "dead": len(advanced.rejected),
         }
-        return Outputs(messages, became, dead, streams=len(self._table.ids))
+        return Outputs(messages, became, dead, streams=len(self._table.streams))
 
     def _scorer(self, offset: int) -> Scorer | RulesScorer:
         model = self._turns.model_at(offset)
@@ -114,14 +114,15 @@ class ScoredPartition(Owner):
 
     def _encoded(self) -> list[Message]:
         held, self._held = self._held, []
-        stream_id = [stream_id for advanced in held for stream_id in advanced.stream_id]
-        if not stream_id:
+        if not sum(len(advanced.ts) for advanced in held):
             return []
         rows = Rows(*(np.concatenate(columns) for columns in zip(*(advanced.rows for advanced in held), strict=True)))
-        ts, offset, element = (
-            np.concatenate([getattr(advanced, column) for advanced in held]) for column in ("ts", "offset", "element")
+        slot, ts, offset, element = (
+            np.concatenate([getattr(advanced, column) for advanced in held])
+            for column in ("slot", "ts", "offset", "element")
         )
-        return [Message(None, value) for value in feature_batch.encode(stream_id, ts, rows, offset, element)]
+        values = feature_batch.encode(slot, self._table.streams, ts, rows, offset, element)
+        return [Message(None, value) for value in values]
 
     def _predictions(
         self,

@@ -112,6 +112,7 @@ class MetricEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 DeadReason = Literal[
     "not_json",
+    "not_arrow",
     "wrong_type",
     "unknown_version",
     "out_of_range",

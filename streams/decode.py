@@ -1,22 +1,29 @@
 """Records of topic `metrics` to columns of events, and to dead letters with their reason.
 
-The rule is one `map` over the values of a fetch: 0.35 µs an event, where one call on the joined values takes 0.55 and
-can be fooled by values that are only valid together. Where that fails, records are taken one by one.
+The usual form of an event never becomes a Python object: `streams.scan` reads JSON and `streams.arrow_scan` Arrow
+sweeps. What they leave, record by record, goes the way of `streams.events`: the only one that rejects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.contract import DeadReason, MetricEvent
-from streams.events import Refusal, decode_events, elements_of, flaw, is_stream_id, metrics_of, parse
+from streams import arrow_rows, arrow_sweep
+from streams.arrow_scan import ROW_BYTES_MIN, plan_of, scan_arrow
+from streams.arrow_sweep import is_arrow
+from streams.contract import METRICS, DeadReason, MetricEvent
+from streams.events import FUTURE_MS_MAX, Refusal, decode_events, elements_of, flaw, metrics_of, parse
+from streams.scan import ELEMENT, ID_END, ID_START, RECORD, SEEN, TS, scan
+
+_encode = msgspec.json.Encoder().encode
 
 VALUE_BYTES_MAX = 1 << 20
 """A larger record is a dead letter unread."""
-FUTURE_MS_MAX = 120_000
-"""How far an event time may be ahead of the broker's record time."""
 
 
 class Record(Protocol):
@@ -26,6 +33,7 @@ class Record(Protocol):
     timestamp: int
     key: Any
     value: Any
+    headers: Sequence[tuple[str, bytes]]
 
 
 class Rejected(NamedTuple):
@@ -41,41 +49,118 @@ class Rejected(NamedTuple):
 class Decoded(NamedTuple):
     """The n events of a fetch that may enter the windows, in log order."""
 
-    stream_id: list[str]
+    id_bytes: NDArray[np.uint8]
+    id_start: NDArray[np.int64]  # (n,) of the stream's id in `id_bytes`
+    id_end: NDArray[np.int64]
     ts: NDArray[np.int64]  # (n,) event time, ms
     metrics: NDArray[np.float64]  # (n, 6) in the order of `contract.METRICS`, NaN missing
-    record: NDArray[np.intp]  # (n,) place of the event's record in the fetch
-    element: NDArray[np.intp]  # (n,) place of the event in its record
+    record: NDArray[np.int64]  # (n,) place of the event's record in the fetch
+    element: NDArray[np.int64]  # (n,) place of the event in its record
+    seen: NDArray[np.int64]  # (n,) the broker's time of the record, ms
 
-    def only(self, keep: NDArray[np.bool_]) -> "Decoded":
-        """Return the events where `keep`, shape (n,), holds."""
-        at = np.flatnonzero(keep)
-        stream_id = [self.stream_id[i] for i in at]
-        return Decoded(stream_id, self.ts[at], self.metrics[at], self.record[at], self.element[at])
+    def at(self, events: NDArray[np.integer]) -> "Decoded":
+        """Return some of the events."""
+        return Decoded(self.id_bytes, *(column[events] for column in self[1:]))
+
+    def stream_ids(self) -> list[str]:
+        """Return the ids as text: for people and tests, a worker has no need of it."""
+        spans = zip(self.id_start.tolist(), self.id_end.tolist(), strict=True)
+        return [self.id_bytes[start:end].tobytes().decode() for start, end in spans]
 
 
 def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
     """Split a fetch into events and dead letters: each event of each record is in exactly one of the two."""
+    values = [record.value for record in records]
+    seen = np.array([record.timestamp for record in records], np.int64)
+    sizes, unread = _sizes(values), {}
+    if sizes is None or not _are_plain(records):
+        unread = _unread(records)
+        sizes = np.array([0 if i in unread else len(value) for i, value in enumerate(values)], np.int64)
+    plain = [b"" if i in unread else value for i, value in enumerate(values)] if unread else values
+    usual, is_mine, ahead = _scanned(plain, sizes, seen)
     rejected: list[Rejected] = []
-    if all(map(_is_plain, records)):
-        try:
-            return _columns(records, list(map(decode_events, [r.value for r in records])), rejected), rejected
-        except (ValueError, RecursionError):
-            pass  # one of them is bad: find it
-    return _columns(records, [_events_of(record, rejected) for record in records], rejected), rejected
+    if is_mine is None:
+        return _admitted(records, usual, {}, rejected) if ahead else usual, rejected
+    sweeps = _scanned_arrow(values, [i for i, refusal in unread.items() if refusal is None], seen, is_mine)
+    unusual, flawed = _taken_apart(records, np.flatnonzero(is_mine == 0).tolist(), unread, rejected)
+    return _admitted(records, _merged([usual, sweeps, *unusual]), flawed, rejected), rejected
+
+
+def compile_scanners() -> None:
+    """Compile what `decode` may call, or load it from its cache."""
+    event = MetricEvent(stream_id="a/1", ts=0, utilization=0.0)
+    value, sweep, one = _encode(event), arrow_sweep.encode([event]), np.zeros(1, np.int64)
+    _scanned([value], one + len(value), one)
+    _scanned_arrow([sweep], [0], one, np.zeros(1, np.uint8))
+    arrow_rows.read(sweep)
 
 
 def event_bytes(record: Record, element: int) -> bytes | None:
     """Return the original bytes of one event of a record: an element of a sweep, or all of it."""
+    return events_bytes(record, [element])[0]
+
+
+def events_bytes(record: Record, elements: Sequence[int]) -> list[bytes | None]:
+    """Return the bytes of several events of one record, each once; a row of an Arrow sweep is written as JSON."""
     value: bytes | None = record.value
     if value is None or len(value) > VALUE_BYTES_MAX:
-        return value
-    elements = elements_of(value)
-    return value if elements is None else elements[element]
+        return [value for _ in elements]
+    if is_arrow(record.headers):
+        sweep = arrow_rows.read(value)
+        return [sweep.row_json(i) if isinstance(sweep, arrow_rows.Sweep) else value for i in elements]
+    found = elements_of(value)
+    return [value if found is None else found[i] for i in elements]
 
 
-def _is_plain(record: Record) -> bool:
-    return record.value is not None and len(record.value) <= VALUE_BYTES_MAX and _has_key(record)
+def reject(
+    records: Sequence[Record],
+    decoded: Decoded,
+    at: NDArray[np.integer],
+    refusals: Iterable[Refusal],
+    rejected: list[Rejected],
+) -> None:
+    """Add the events `at`, ascending, to the dead letters, each with its refusal."""
+    places = zip(decoded.record[at].tolist(), decoded.element[at].tolist(), refusals, strict=True)
+    for i, of_record in groupby(places, itemgetter(0)):
+        group = list(of_record)
+        values = events_bytes(records[i], [element for _, element, _ in group])
+        for (_, element, refusal), value in zip(group, values, strict=True):
+            rejected.append(Rejected(records[i], element, *refusal, value))
+
+
+def _sizes(values: Sequence[bytes | None]) -> NDArray[np.int64] | None:
+    """Return the bytes of each value, shape (n,), None where one is missing or too large."""
+    try:
+        sizes = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return sizes if sizes.max(initial=0) <= VALUE_BYTES_MAX else None
+
+
+def _are_plain(records: Sequence[Record]) -> bool:
+    """Whether every record has a key that is text, and none has a header."""
+    try:
+        # Between line ends each key is valid UTF-8 for itself if all of them are together.
+        b"\n".join([record.key for record in records]).decode()
+    except (TypeError, UnicodeDecodeError):
+        return False
+    return not any([record.headers for record in records])  # noqa: C419  # half the time
+
+
+def _unread(records: Sequence[Record]) -> dict[int, Refusal | None]:
+    """Return the records that are not for the scanner of JSON: why they are refused, or None for Arrow sweeps."""
+    unread = ((i, _unread_refusal(record)) for i, record in enumerate(records))
+    return {i: refusal for i, refusal in unread if refusal or is_arrow(records[i].headers)}
+
+
+def _unread_refusal(record: Record) -> Refusal | None:
+    if record.value is None:
+        return "tombstone", "a record without a value"
+    if len(record.value) > VALUE_BYTES_MAX:
+        return "too_large", f"{len(record.value)} bytes, at most {VALUE_BYTES_MAX}"
+    if not _has_key(record):
+        return "bad_key", f"key {record.key[:50]!r} is not UTF-8"
+    return None
 
 
 def _has_key(record: Record) -> bool:
@@ -86,23 +171,82 @@ def _has_key(record: Record) -> bool:
         return False
 
 
+def _scanned(
+    values: Sequence[bytes], sizes: NDArray[np.int64], seen: NDArray[np.int64]
+) -> tuple[Decoded, NDArray[np.uint8] | None, int]:
+    """Return the usual events of a fetch, which records gave them (None: all), and how many are from the future."""
+    text = b"\0".join([*values, _PADDING])
+    data = np.frombuffer(text, np.uint8)
+    # No event without a brace. With room for more than there are, new pages of memory cost as much as the scanner.
+    places, metrics = _columns(text.count(b"{") + 1)
+    is_mine = np.empty(len(values), np.uint8)
+    found, left, ahead = scan(data, sizes, seen, places, metrics, is_mine, FUTURE_MS_MAX)
+    return _decoded(data, places, metrics, found), is_mine if left else None, ahead
+
+
+_PADDING = bytes(16)  # the scanner looks at two words at once
+
+
+def _columns(capacity: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    return np.empty((6, capacity), np.int64), np.empty((capacity, len(METRICS)))
+
+
+def _decoded(data: NDArray[np.uint8], places: NDArray[np.int64], metrics: NDArray[np.float64], n: int) -> Decoded:
+    return Decoded(
+        data, places[ID_START, :n], places[ID_END, :n], places[TS, :n], metrics[:n],
+        places[RECORD, :n], places[ELEMENT, :n], places[SEEN, :n],
+    )  # fmt: skip
+
+
+def _scanned_arrow(
+    values: Sequence[bytes], at: Sequence[int], seen: NDArray[np.int64], is_mine: NDArray[np.uint8]
+) -> Decoded:
+    """Return the usual events of the Arrow sweeps `at`, and mark in `is_mine` which these are."""
+    plan = plan_of(values[at[0]]) if at else None
+    if plan is None:
+        return _decoded(np.empty(0, np.uint8), *_columns(0), 0)
+    data = np.frombuffer(b"".join([values[i] for i in at]), np.uint8)
+    ends = np.cumsum([len(values[i]) for i in at])
+    places, metrics = _columns(data.size // ROW_BYTES_MIN + 1)
+    mine = np.empty(len(at), np.uint8)
+    n = scan_arrow(data, ends, seen[at], *plan, arrow_rows.ROWS_MAX, places, metrics, mine)
+    is_mine[at] = mine
+    places[RECORD, :n] = np.array(at)[places[RECORD, :n]]
+    return _decoded(data, places, metrics, n)
+
+
+def _taken_apart(
+    records: Sequence[Record], left: Iterable[int], unread: Mapping[int, Refusal | None], rejected: list[Rejected]
+) -> tuple[list[Decoded], dict[tuple[int, int], Refusal]]:
+    """Return the events of the records that are left, one Python object an event, and reject what is none.
+
+    Of the events, those with a flaw that types can't say are named by record and element: their turn comes later.
+    """
+    parts: list[Decoded] = []
+    events: list[tuple[int, int, MetricEvent]] = []
+    empty: list[tuple[Record, str]] = []
+    for i in left:
+        record, refusal, n = records[i], unread.get(i), 1
+        if refusal:
+            rejected.append(Rejected(record, 0, *refusal, record.value))
+        elif i in unread:
+            n = _take_sweep(record, i, parts, rejected)
+        else:
+            found = _events_of(record, rejected)
+            sweep, n = (found, len(found)) if isinstance(found, list) else ([found], 1)
+            events += [(i, j, event) for j, event in enumerate(sweep) if event is not None]
+        if n == 0:
+            empty.append((record, "an array without an event" if i not in unread else "a stream without a row"))
+    rejected += [Rejected(record, 0, "empty_sweep", detail, record.value) for record, detail in empty]
+    return [*parts, _columns_of(records, events)], _flawed(events)
+
+
 def _events_of(record: Record, rejected: list[Rejected]) -> MetricEvent | list[Any]:
     """Return what is good in one record, with None in the place of each rejected event of a sweep."""
-    value = record.value
-    refused: Refusal | None = None
-    if value is None:
-        refused = "tombstone", "a record without a value"
-    elif len(value) > VALUE_BYTES_MAX:
-        refused = "too_large", f"{len(value)} bytes, at most {VALUE_BYTES_MAX}"
-    elif not _has_key(record):
-        refused = "bad_key", f"key {record.key[:50]!r} is not UTF-8"
-    if refused:
-        rejected.append(Rejected(record, 0, *refused, value))
-        return [None]
     try:
-        return decode_events(value)
+        return decode_events(record.value)
     except (ValueError, RecursionError):
-        elements = elements_of(value) or [value]
+        elements = elements_of(record.value) or [record.value]
     return [_event_or_none(record, i, element, rejected) for i, element in enumerate(elements)]
 
 
@@ -114,53 +258,71 @@ def _event_or_none(record: Record, element: int, value: bytes, rejected: list[Re
     return None
 
 
-def _columns(records: Sequence[Record], per_record: list[Any], rejected: list[Rejected]) -> Decoded:
-    if all(type(event) is MetricEvent for event in per_record):
-        events = per_record
-        at = np.arange(len(events))
-        element = np.zeros(len(events), np.intp)
-    else:
-        events, at, element = _flattened(records, per_record, rejected)
-    ts = np.array([e.ts for e in events], np.int64)
-    decoded = Decoded([e.stream_id for e in events], ts, metrics_of(events), at, element)
-    return _admitted(records, events, decoded, rejected)
+def _take_sweep(record: Record, i: int, parts: list[Decoded], rejected: list[Rejected]) -> int:
+    """Take an Arrow sweep, record `i` of its fetch; return how many rows it has, 1 where it has none to be read."""
+    sweep = arrow_rows.read(record.value)
+    if not isinstance(sweep, arrow_rows.Sweep):
+        rejected.append(Rejected(record, 0, *sweep, record.value))
+        return 1
+    is_good = sweep.good()
+    rejected += [
+        Rejected(record, row, *sweep.refusal(row), sweep.row_json(row)) for row in np.flatnonzero(~is_good).tolist()
+    ]
+    row = np.flatnonzero(is_good)
+    where = np.full(row.size, i), row, np.full(row.size, record.timestamp)
+    parts.append(
+        Decoded(sweep.id_bytes, sweep.id_start[row], sweep.id_end[row], sweep.ts[row], sweep.metrics[row], *where)
+    )
+    return is_good.size
 
 
-def _flattened(
-    records: Sequence[Record], per_record: list[Any], rejected: list[Rejected]
-) -> tuple[list[MetricEvent], NDArray[np.intp], NDArray[np.intp]]:
-    events: list[MetricEvent] = []
-    at: list[int] = []
-    element: list[int] = []
-    for i, found in enumerate(per_record):
-        sweep = found if type(found) is list else [found]
-        if not sweep:
-            rejected.append(Rejected(records[i], 0, "empty_sweep", "an array without an event", records[i].value))
-        for j, event in enumerate(sweep):
-            if event is not None:
-                events.append(event)
-                at.append(i)
-                element.append(j)
-    return events, np.array(at, np.intp), np.array(element, np.intp)
+def _columns_of(records: Sequence[Record], events: Sequence[tuple[int, int, MetricEvent]]) -> Decoded:
+    ids = [event.stream_id.encode() for *_, event in events]
+    ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
+    return Decoded(
+        id_bytes=np.frombuffer(b"".join(ids), np.uint8),
+        id_start=ends - np.fromiter(map(len, ids), np.int64, len(ids)),
+        id_end=ends,
+        ts=np.array([event.ts for *_, event in events], np.int64),
+        metrics=metrics_of([event for *_, event in events]),
+        record=np.array([i for i, *_ in events], np.int64),
+        element=np.array([j for _, j, _ in events], np.int64),
+        seen=np.array([records[i].timestamp for i, *_ in events], np.int64),
+    )
+
+
+def _flawed(events: Sequence[tuple[int, int, MetricEvent]]) -> dict[tuple[int, int], Refusal]:
+    found = ((i, j, flaw(event)) for i, j, event in events)
+    return {(i, j): refusal for i, j, refusal in found if refusal}
+
+
+def _merged(parts: Sequence[Decoded]) -> Decoded:
+    """Return the events of all parts in log order."""
+    parts = [part for part in parts if part.ts.size] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
+    sizes = np.array([part.id_bytes.size for part in parts])
+    shift = np.repeat(sizes.cumsum() - sizes, [part.ts.size for part in parts])
+    joined = Decoded(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    joined = joined._replace(id_start=joined.id_start + shift, id_end=joined.id_end + shift)
+    return joined.at(np.argsort(joined.record, kind="stable"))
 
 
 def _admitted(
-    records: Sequence[Record], events: Sequence[MetricEvent], decoded: Decoded, rejected: list[Rejected]
+    records: Sequence[Record], decoded: Decoded, flawed: Mapping[tuple[int, int], Refusal], rejected: list[Rejected]
 ) -> Decoded:
     """Reject what a type can't say: no metric at all, an id that isn't printable, an event time ahead of the broker."""
-    ahead_ms = decoded.ts - np.array([r.timestamp for r in records], np.int64)[decoded.record]
-    is_bad = (ahead_ms > FUTURE_MS_MAX) | np.isnan(decoded.metrics).all(axis=1)
-    if not _are_printable("".join(decoded.stream_id)):
-        is_bad |= [not is_stream_id(stream_id) for stream_id in decoded.stream_id]
+    ahead_ms = decoded.ts - decoded.seen
+    is_bad = ahead_ms > FUTURE_MS_MAX
+    if flawed:
+        is_bad |= [place in flawed for place in zip(decoded.record.tolist(), decoded.element.tolist(), strict=True)]
     if not is_bad.any():
         return decoded
-    for i in np.flatnonzero(is_bad).tolist():
-        record, element = records[decoded.record[i]], int(decoded.element[i])
-        future: Refusal = "from_the_future", f"{ahead_ms[i]} ms ahead of the broker, at most {FUTURE_MS_MAX}"
-        reason, detail = flaw(events[i]) or future
-        rejected.append(Rejected(record, element, reason, detail, event_bytes(record, element)))
-    return decoded.only(~is_bad)
-
-
-def _are_printable(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+    at = np.flatnonzero(is_bad)
+    bad = zip(decoded.record[at].tolist(), decoded.element[at].tolist(), ahead_ms[at].tolist(), strict=True)
+    refusals = (
+        flawed.get((i, j)) or ("from_the_future", f"{ms} ms ahead of the broker, at most {FUTURE_MS_MAX}")
+        for i, j, ms in bad
+    )
+    reject(records, decoded, at, refusals, rejected)
+    return decoded.at(np.flatnonzero(~is_bad))

@@ -16,6 +16,9 @@ from streams.contract import METRICS, STREAM_ID_BYTES_MAX, VERSION, DeadReason, 
 Refusal = tuple[DeadReason, str]
 """Why something is no event: the reason, and the detail in words."""
 
+FUTURE_MS_MAX = 120_000
+"""How far an event time may be ahead of the broker's record time."""
+
 decode_events: Callable[[bytes], MetricEvent | list[MetricEvent]] = msgspec.json.Decoder(
     MetricEvent | list[MetricEvent]
 ).decode

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.contract import DeadReason
-from streams.decode import Decoded, Record, Rejected, decode, event_bytes
+from streams.decode import Decoded, Record, Rejected, decode, reject
 from streams.features import LATE, REPEAT, TOO_LATE, Columns, Rows
 from streams.stream_table import StreamTable
 from streams.windows import LATENESS_MS
@@ -17,11 +17,10 @@ class Advanced(NamedTuple):
     """What one fetch became. Each of its events is a row, late, a repeat or rejected."""
 
     rows: Rows
-    stream_id: list[str]  # of each row
-    slot: NDArray[np.int64]  # of each row's stream
+    slot: NDArray[np.int64]  # of each row's stream: its id is `table.ids[slot]`
     ts: NDArray[np.int64]  # event time of each row, ms
     offset: NDArray[np.int64]  # of each row's record
-    element: NDArray[np.intp]  # of each row's event in its record
+    element: NDArray[np.int64]  # of each row's event in its record
     rejected: list[Rejected]
     late: int
     repeats: int
@@ -38,27 +37,27 @@ class Message(NamedTuple):
 def advance(table: StreamTable, records: Sequence[Record]) -> Advanced:
     """Take a partition's next records in log order; `table` moves on."""
     decoded, rejected = decode(records)
-    slot = table.slots(decoded.stream_id)
-    is_known = slot >= 0
-    if not is_known.all():
-        _reject(records, decoded, ~is_known, "too_many_streams", f"this partition holds {len(table.ids)}", rejected)
-        decoded, slot = decoded.only(is_known), slot[is_known]
-    disposition, rows = table.advance(Columns(slot, decoded.ts, decoded.metrics))
-    too_late = disposition == TOO_LATE
-    if too_late.any():
+    slot = table.place(decoded.id_bytes, decoded.id_start, decoded.id_end)
+    if slot.min(initial=0) < 0:
+        held = len(table.streams)
+        _reject(records, decoded, slot < 0, "too_many_streams", f"this partition holds {held}", rejected)
+        known = np.flatnonzero(slot >= 0)
+        decoded, slot = decoded.at(known), slot[known]
+    disposition, rows = table.advance(Columns(slot, decoded.ts, decoded.metrics, decoded.seen))
+    became = np.bincount(disposition, minlength=4).tolist()
+    if became[TOO_LATE]:
         detail = f"more than {LATENESS_MS // 1000} s behind its stream's newest event"
-        _reject(records, decoded, too_late, "too_late", detail, rejected)
-    offset = np.fromiter((record.offset for record in records), np.int64, len(records))
+        _reject(records, decoded, disposition == TOO_LATE, "too_late", detail, rejected)
+    offset = np.array([record.offset for record in records], np.int64)
     return Advanced(
         rows=rows,
-        stream_id=[decoded.stream_id[i] for i in rows.event],
         slot=slot[rows.event],
         ts=decoded.ts[rows.event],
         offset=offset[decoded.record[rows.event]],
         element=decoded.element[rows.event],
         rejected=rejected,
-        late=int(np.count_nonzero(disposition == LATE)),
-        repeats=int(np.count_nonzero(disposition == REPEAT)),
+        late=became[LATE],
+        repeats=became[REPEAT],
     )
 
 
@@ -70,9 +69,8 @@ def _reject(
     detail: str,
     rejected: list[Rejected],
 ) -> None:
-    for i in np.flatnonzero(is_bad):
-        record, element = records[decoded.record[i]], int(decoded.element[i])
-        rejected.append(Rejected(record, element, reason, detail, event_bytes(record, element)))
+    at = np.flatnonzero(is_bad)
+    reject(records, decoded, at, [(reason, detail)] * at.size, rejected)
 
 
 def dead_letter(rejected: Rejected, *, topic: str, partition: int) -> Message:

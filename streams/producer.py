@@ -16,6 +16,8 @@ from streams.kafka import KafkaSettings, await_broker, stop_producer
 
 RECORD_BYTES_MAX = 512 << 10
 """A larger sweep is split: half of what the worker reads, and of what aiokafka takes as one record."""
+ARROW_EVENTS_MAX = 2_000
+"""Events of one Arrow record: at most 280 bytes each, with an id of 200."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(MetricEvent).decode
 
@@ -105,22 +107,37 @@ class MetricsProducer:
         """Queue one event. Raises `ValueError` with the field that the contract refuses, and `DeliveryFailed`."""
         await self.send_encoded(node_of(event.stream_id), _checked_json(event), events=1)
 
-    async def send_sweep(self, events: Sequence[MetricEvent]) -> None:
-        """Queue events of one node, as one record unless it were above 512 KiB. Raises as `send` does."""
+    async def send_sweep(self, events: Sequence[MetricEvent], *, as_arrow: bool = False) -> None:
+        """Queue events of one node, as one record unless it were above 512 KiB. Raises as `send` does.
+
+        `as_arrow` is what costs a worker least to read (`linkcast bench decode`); it needs pyarrow and has no place for
+        `extra`, which is a `ValueError`.
+        """
         if not events:
             raise ValueError("an empty sweep: there is nothing to send")
         node = node_of(events[0].stream_id)
         for event in events:
             if node_of(event.stream_id) != node:
                 raise ValueError(f"a sweep of two nodes, {node} and {node_of(event.stream_id)}: send one sweep a node")
-        for value, count in sweep_records([_checked_json(event) for event in events]):
+        checked = [_checked_json(event) for event in events]
+        if as_arrow:
+            from streams import arrow_sweep  # an agent that sends JSON needs no pyarrow
+
+            for part in _in_arrow_records(events):
+                await self.send_encoded(
+                    node, arrow_sweep.encode(part), events=len(part), headers=[arrow_sweep.CONTENT_TYPE]
+                )
+            return
+        for value, count in sweep_records(checked):
             await self.send_encoded(node, value, events=count)
 
-    async def send_encoded(self, node: str, value: bytes, *, events: int) -> None:
-        """Queue a record whose JSON is known to be good and holds `events` events, all of `node`."""
+    async def send_encoded(
+        self, node: str, value: bytes, *, events: int, headers: Sequence[tuple[str, bytes]] | None = None
+    ) -> None:
+        """Queue a record that is known to be good and holds `events` events, all of `node`."""
         await self._await_room()
         try:
-            sent = await self._queue(node, value)
+            sent = await self._queue(node, value, headers)
         except BaseException as error:
             self._room.release()
             if not isinstance(error, KafkaError | TimeoutError):
@@ -150,11 +167,13 @@ class MetricsProducer:
             self._give_up()
         self._raise_failure()
 
-    async def _queue(self, node: str, value: bytes) -> asyncio.Future[Any]:
+    async def _queue(self, node: str, value: bytes, headers: Sequence[tuple[str, bytes]] | None) -> asyncio.Future[Any]:
         async with asyncio.timeout(self._delivery_seconds):
             while True:
                 try:
-                    sent: asyncio.Future[Any] = await self._producer.send(self._topic, value, key=node.encode())
+                    sent: asyncio.Future[Any] = await self._producer.send(
+                        self._topic, value, key=node.encode(), headers=headers
+                    )
                 except KafkaTimeoutError:
                     continue  # aiokafka found no place in the partition's batch for 40 s; the record is still ours
                 return sent
@@ -228,6 +247,12 @@ def sweep_records(events: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
             start, size = i, 0
         size += len(event) + 1
     yield _array(events[start:]), len(events) - start
+
+
+def _in_arrow_records(events: Sequence[MetricEvent]) -> list[Sequence[MetricEvent]]:
+    if with_extra := [event.stream_id for event in events if event.extra is not None]:
+        raise ValueError(f"event of {with_extra[0]!r} has `extra`, which an Arrow sweep has no column for: send JSON")
+    return [events[first : first + ARROW_EVENTS_MAX] for first in range(0, len(events), ARROW_EVENTS_MAX)]
 
 
 def _array(events: Sequence[bytes]) -> bytes:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from streams.contract import MetricEvent, node_of
-from streams.decode import FUTURE_MS_MAX
+from streams.events import FUTURE_MS_MAX
 from streams.producer import MetricsProducer, sweep_records
 from streams.recordings import BadLine, Chunk, read
 

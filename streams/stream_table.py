@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from streams import windows
 from streams.calendar import Transitions, transitions
 from streams.contract import FEATURES, METRICS
+from streams.decode import compile_scanners
 from streams.features import ROW, Columns, Rows, advance
 from streams.labels import RuleTable, load_rules
 from streams.snapshot import Chunks, Part, put
+from streams.stream_ids import StreamIds
 from streams.windows import Windows
 
 STREAMS_MAX = 200_000
@@ -20,7 +22,7 @@ STREAMS_MAX = 200_000
 class StreamTable:
     """The streams of one partition: slot by id, and their windows.
 
-    A stream's slot is the order of its first event, so a replay gives the same slots.
+    A stream's slot is the order of its first event, so a replay gives the same slots; `streams` holds them.
 
     >>> table = StreamTable(streams_max=2)
     >>> table.slots(["leaf/1", "leaf/2", "leaf/1", "leaf/3"]).tolist()
@@ -28,28 +30,32 @@ class StreamTable:
     """
 
     def __init__(self, *, time_zone: str = "UTC", rules: RuleTable | None = None, streams_max: int = STREAMS_MAX):
-        self.ids: list[str] = []
+        self.streams = StreamIds(streams_max=streams_max)
         self.windows: Windows = windows.empty(1024)
-        self._slot: dict[str, int] = {}
         self._calendar: Transitions = transitions(time_zone)
         self._rules: RuleTable = load_rules() if rules is None else rules
         self._streams_max = streams_max
 
+    @property
+    def ids(self) -> list[str]:
+        """The streams by slot; the empty string where a slot is free."""
+        return self.streams.names
+
     def slots(self, stream_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the slots of streams, a new one for a new stream, and -1 for one stream too many; shape (n,)."""
-        try:
-            return np.array([self._slot[stream_id] for stream_id in stream_ids], np.int64)
-        except KeyError:
-            return np.array([self._slot_of(stream_id) for stream_id in stream_ids], np.int64)
+        return self._with_room(self.streams.slots(stream_ids))
 
-    def _slot_of(self, stream_id: str) -> int:
-        slot = self._slot.get(stream_id, -1)
-        if slot < 0 and len(self.ids) < self._streams_max:
-            slot = self._slot[stream_id] = len(self.ids)
-            self.ids.append(stream_id)
-            if slot == len(self.windows.newest):
-                self.windows = windows.grown(self.windows, 2 * slot)
-        return slot
+    def place(self, data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As `slots`, of the ids in `data[start:end]`; both of shape (n,)."""
+        return self._with_room(self.streams.place(data, start, end))
+
+    def _with_room(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        capacity = len(self.windows.newest)
+        while capacity < len(self.ids):
+            capacity *= 2
+        if capacity > len(self.windows.newest):
+            self.windows = windows.grown(self.windows, capacity)
+        return slots
 
     def parts(self) -> tuple[Part, ...]:
         """Return the state as what a snapshot writes."""
@@ -58,8 +64,7 @@ class StreamTable:
     def restore(self, ids: list[str], chunks: Chunks) -> None:
         """Take over the state of a snapshot: streams by slot, and the chunks of `parts`."""
         self.windows = windows.empty(max(1024, len(ids)))
-        self.ids = ids
-        self._slot = {stream_id: slot for slot, stream_id in enumerate(ids)}
+        self.streams = StreamIds(streams_max=self._streams_max, names=ids)
         put(self.parts(), chunks)
         self.windows.is_stale[:] = 1  # medians are no part of a snapshot
 
@@ -70,7 +75,7 @@ class StreamTable:
         features = np.empty((n, len(FEATURES)), np.float32)
         label, risk, confidence = np.empty(n, np.int8), np.empty(n), np.empty(n)
         advance(
-            self.windows, self._calendar, self._rules, *columns, disposition, features, label, risk, confidence
+            self.windows, self._calendar, self._rules, *columns[:3], disposition, features, label, risk, confidence
         )  # fmt: skip
         event = np.flatnonzero(disposition == ROW)
         m = len(event)
@@ -82,6 +87,8 @@ class StreamTable:
 
 
 def compile_kernel() -> None:
-    """Compile the kernel, or load it from its cache: seconds the first time, so that a caller can say so."""
+    """Compile kernel and scanners, or load them from their cache: seconds the first time, so a caller can say so."""
+    compile_scanners()
     table = StreamTable()
-    table.advance(Columns(table.slots(["a/1"]), np.zeros(1, np.int64), np.zeros((1, len(METRICS)))))
+    nothing = np.zeros(1, np.int64)
+    table.advance(Columns(table.slots(["a/1"]), nothing, np.zeros((1, len(METRICS))), nothing))

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
 
-from bench import backfill, cluster, encode, hop, latency, rates, recovery, score, simulate
+from bench import backfill, cluster, decode, encode, hop, latency, rates, recovery, score, simulate
 from bench.open_loop import Flow, Flowed
 from infra.command import main
 from infra.commands.bench import command
@@ -123,6 +123,13 @@ def test_encode_gives_the_bytes_of_the_way_before():
 
     assert figures["differing"] == 0
     assert all(figures[f"{step}_us_{n}"] > 0 for step in ("render", "pack", "features") for n in (3_000, 24))
+
+
+def test_decode_gives_every_field_that_msgspec_gives():
+    figures = decode.bench(events=8_192, rounds=1)
+
+    assert figures["differing"] == 0
+    assert figures["us_sweep_64"] > 0
 
 
 def test_figures_are_one_json_object_on_stdout_and_a_table_on_stderr():

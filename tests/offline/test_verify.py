@@ -32,7 +32,7 @@ async def live_run(kafka: KafkaSettings, prefix: str, consume_all, *, flip: bool
             rows = advance(table, records[first : first + 150])
             if flip and first == 150:
                 rows.rows.features[3, 5] = np.nextafter(rows.rows.features[3, 5], np.float32(np.inf))
-            (value,) = feature_batch.encode(rows.stream_id, rows.ts, rows.rows, rows.offset, rows.element)
+            (value,) = feature_batch.encode(rows.slot, table.streams, rows.ts, rows.rows, rows.offset, rows.element)
             if drop and first == 150:
                 value = shortened(value, drop)
             await producer.send_and_wait(f"{prefix}features", value, partition=1)

@@ -30,6 +30,7 @@ def test_every_prediction_has_the_bytes_of_the_contracts_encoder(names: list[str
             offset=i,
             timestamp=T0,
             key=None,
+            headers=(),
             value=msgspec.json.encode(MetricEvent(stream_id=f"node/{name}", ts=T0, utilization=busy)),
         )
         for i, name in enumerate(names)

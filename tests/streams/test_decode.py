@@ -16,8 +16,8 @@ from tests.streams.strategies import METRIC_VALUES, T0, reading
 GOOD = b'{"stream_id":"leaf-1/1","ts":%d,"utilization":50}' % T0
 
 
-def record(value: bytes | None, *, offset: int = 0, key: bytes | None = b"leaf-1") -> SimpleNamespace:
-    return SimpleNamespace(offset=offset, timestamp=T0, key=key, value=value)
+def record(value: bytes | None, *, offset: int = 0, key: bytes | None = b"leaf-1", headers=()) -> SimpleNamespace:
+    return SimpleNamespace(offset=offset, timestamp=T0, key=key, value=value, headers=headers)
 
 
 def with_fields(**fields: object) -> bytes:
@@ -149,7 +149,7 @@ def test_every_good_event_comes_out_in_order_among_arbitrary_bytes(contents) -> 
 
     decoded, rejected = decode(fetch)
 
-    assert [*zip(decoded.record.tolist(), decoded.element.tolist(), decoded.stream_id, strict=True)] == [
+    assert [*zip(decoded.record.tolist(), decoded.element.tolist(), decoded.stream_ids(), strict=True)] == [
         (i, j, event.stream_id) for i, j, event in good
     ]
     assert decoded.ts.tolist() == [event.ts for *_, event in good]

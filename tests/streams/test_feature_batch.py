@@ -8,9 +8,10 @@ from bench.encode import by_pyarrow
 from streams import feature_batch
 from streams.contract import CLASSES, FEATURES
 from streams.features import Rows
+from streams.stream_ids import StreamIds
 
 
-def rows_of(m: int) -> tuple[list[str], np.ndarray, Rows, np.ndarray, np.ndarray]:
+def rows_of(m: int) -> tuple[np.ndarray, StreamIds, np.ndarray, Rows, np.ndarray, np.ndarray]:
     """Rows of random bits: denormals, infinities, −0 and NaN of every payload among them."""
     draw = np.random.default_rng(m)
     features = draw.integers(0, 1 << 32, (m, 24), dtype=np.uint32).view(np.float32)
@@ -19,21 +20,23 @@ def rows_of(m: int) -> tuple[list[str], np.ndarray, Rows, np.ndarray, np.ndarray
     risk, confidence = draw.random(m) * 100, draw.random(m)
     rows = Rows(np.arange(m), features, label, risk, confidence, confidence < 0.75)
     ids = [f"leaf-{i}/{'ü' * (i % 100)}" for i in range(m)]
-    return ids, draw.integers(0, 1 << 41, m), rows, np.arange(m) + (1 << 40), np.arange(m) % 7
+    streams = StreamIds(streams_max=m + 1)
+    slot = streams.slots(["another", *ids])[1:][::-1]
+    return slot, streams, draw.integers(0, 1 << 41, m), rows, np.arange(m) + (1 << 40), np.arange(m) % 7
 
 
 @pytest.mark.parametrize("m", [1, feature_batch.ROWS_MAX, feature_batch.ROWS_MAX + 1, 2 * feature_batch.ROWS_MAX + 5])
 def test_rows_come_back_bit_for_bit_in_records_of_at_most_rows_max(m) -> None:
-    ids, ts, rows, offset, element = rows_of(m)
+    slot, streams, ts, rows, offset, element = rows_of(m)
 
-    records = feature_batch.encode(ids, ts, rows, offset, element)
+    records = feature_batch.encode(slot, streams, ts, rows, offset, element)
 
     tables = [feature_batch.decode(value) for value in records]
     assert [len(table) for table in tables] == [
         min(feature_batch.ROWS_MAX, m - start) for start in range(0, m, feature_batch.ROWS_MAX)
     ]
     table = pa.concat_tables(tables)
-    assert table["stream_id"].to_pylist() == ids
+    assert table["stream_id"].to_pylist() == [streams.names[i] for i in slot]
     assert table["label"].to_pylist() == [CLASSES[code] for code in rows.label]
     found = np.stack([table[name].to_numpy() for name in FEATURES], axis=1)
     assert found.tobytes() == rows.features.tobytes()

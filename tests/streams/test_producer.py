@@ -4,6 +4,7 @@ import asyncio
 import math
 
 import msgspec
+import numpy as np
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hypothesis import given
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from infra.broker.process import EmbeddedBroker
 from infra.topics import apply_topics
 from streams.contract import MetricEvent, node_of
+from streams.decode import decode
+from streams.events import metrics_of
 from streams.kafka import KafkaSettings
 from streams.producer import RECORD_BYTES_MAX, DeliveryFailed, MetricsProducer, TopicMissing, sweep_records
 
@@ -49,6 +52,22 @@ async def test_a_sweep_is_one_record(kafka, topics, consume_all):
     assert record.key == b"leaf-1"
     assert msgspec.json.decode(record.value, type=list[MetricEvent]) == sweep
     assert producer.acknowledged == 36
+
+
+async def test_an_arrow_sweep_is_one_marked_record_of_the_same_events(kafka, topics, consume_all):
+    sweep = [event(f"leaf-1/{port}", latency_p99=None if port % 2 else 1.5) for port in range(36)]
+
+    async with MetricsProducer(kafka, prefix=topics) as producer:
+        await producer.send_sweep(sweep, as_arrow=True)
+        with pytest.raises(ValueError, match="extra"):
+            await producer.send_sweep([event(extra={"stall": 1.0})], as_arrow=True)
+
+    [record] = await consume_all(f"{topics}metrics")
+    decoded, rejected = decode([record])
+    assert rejected == []
+    assert decoded.stream_ids() == [one.stream_id for one in sweep]
+    np.testing.assert_array_equal(decoded.metrics, metrics_of(sweep))
+    assert (record.key, producer.acknowledged) == (b"leaf-1", 36)
 
 
 @given(sizes=st.lists(st.integers(2, RECORD_BYTES_MAX), min_size=1, max_size=40))

@@ -1,0 +1,193 @@
+"""An Arrow sweep is the same events as a JSON one; untrusted bytes cost what their size allows, no more."""
+
+import json
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams import arrow_rows
+from streams import decode as decoding
+from streams.arrow_rows import ROWS_MAX
+from streams.arrow_sweep import CONTENT_TYPE, SCHEMA, encode
+from streams.contract import METRICS
+from streams.decode import FUTURE_MS_MAX, decode, event_bytes
+from streams.events import parse
+from tests.streams.oracle import said_of
+from tests.streams.strategies import METRIC_VALUES, T0, reading
+from tests.streams.test_scan import said_of_events
+
+
+def fetch(*contents: bytes, headers=(CONTENT_TYPE,)) -> list[SimpleNamespace]:
+    return [
+        SimpleNamespace(offset=3 * i, timestamp=T0, key=b"leaf-1", value=value, headers=headers)
+        for i, value in enumerate(contents)
+    ]
+
+
+def stream_of(table: pa.Table, *, rows_a_batch: int = 1_000, **options) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table, max_chunksize=rows_a_batch)
+    return sink.getvalue().to_pybytes()
+
+
+def columns(**changed) -> dict:
+    return {
+        "stream_id": ["leaf-1/1", "leaf-1/2"],
+        "ts": pa.array([T0, T0], pa.int64()),
+        "utilization": [1.0, 2.0],
+    } | changed
+
+
+EVENTS = st.builds(
+    reading,
+    st.integers(0, T0 + FUTURE_MS_MAX + 1),
+    METRIC_VALUES,
+    stream_id=st.sampled_from(["leaf-1/1", "a", "ü/2", "x" * 200]),
+)
+SWEEPS = st.lists(EVENTS, min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(SWEEPS, st.booleans()), max_size=4))
+def test_an_arrow_sweep_becomes_what_its_json_becomes(sweeps):
+    as_json = [msgspec.json.encode(sweep) for sweep, _ in sweeps]
+    mixed = [
+        fetch(encode(sweep))[0] if is_arrow else fetch(value, headers=())[0]
+        for (sweep, is_arrow), value in zip(sweeps, as_json, strict=True)
+    ]
+    decoded, rejected = decode(mixed)
+    expected, expected_rejected = decode(fetch(*as_json, headers=()))
+
+    assert said_of_events(decoded) == said_of_events(expected)
+    # Their bytes are JSON of the row: the same event, if not the same bytes.
+    assert [(r.element, r.reason, r.detail, msgspec.json.decode(r.value)) for r in rejected] == [
+        (r.element, r.reason, r.detail, {"v": 1} | json.loads(r.value)) for r in expected_rejected
+    ]
+
+
+COLUMNS = st.fixed_dictionaries(
+    {
+        "stream_id": st.lists(st.sampled_from(["a/1", "ü", "", "x" * 201, "\t", None]), min_size=3, max_size=3),
+        "ts": st.lists(st.sampled_from([0, T0, -1, T0 + FUTURE_MS_MAX + 1, 1 << 60, None]), min_size=3, max_size=3),
+        **{
+            name: st.lists(
+                st.none() | st.floats(width=32) | st.floats(0, 1, width=32) | st.just(0.0), min_size=3, max_size=3
+            )
+            for name in METRICS
+        },
+    }
+)
+
+
+@settings(deadline=None)
+@given(COLUMNS, st.sets(st.sampled_from(METRICS)), st.booleans(), st.integers(1, 3))
+def test_each_row_is_judged_as_its_json_would_be(fields, narrow, as_dictionary, rows_a_batch):
+    arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in fields.items()}
+    arrays |= {name: pa.array(fields[name], pa.float32()) for name in narrow}
+    arrays["stream_id"] = arrays["stream_id"].dictionary_encode() if as_dictionary else arrays["stream_id"]
+    (record,) = fetch(stream_of(pa.table(arrays), rows_a_batch=rows_a_batch))
+
+    decoded, rejected = decode([record])
+
+    if as_dictionary and decoded.ts.size == 0 and rejected[0].value == record.value:
+        assert rejected[0].detail.startswith("ids of more than")
+        return
+    assert sorted([*decoded.element.tolist(), *(r.element for r in rejected)]) == [0, 1, 2]
+    for row, stream_id, ts, metrics in zip(
+        decoded.element, decoded.stream_ids(), decoded.ts, decoded.metrics, strict=True
+    ):
+        event = parse(event_bytes(record, row))
+        assert (event.stream_id, event.ts) == (stream_id, ts)
+        np.testing.assert_array_equal(
+            metrics, [getattr(event, m) if getattr(event, m) is not None else np.nan for m in METRICS]
+        )
+    for dead in rejected:
+        if dead.reason != "from_the_future":
+            assert dead.reason == parse(dead.value)[0] or "null says missing" in dead.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"", "not_arrow"),
+        (b'{"stream_id":"a/1","ts":1,"utilization":1}', "not_arrow"),
+        (encode([reading(T0, {"utilization": 1.0})])[:-20], "not_arrow"),
+        (encode([reading(T0, {"utilization": 1.0})]) + b"\0", "not_arrow"),
+        (stream_of(pa.table(columns()), compression="lz4"), "not_arrow"),
+        (stream_of(pa.table(columns()), compression="zstd"), "not_arrow"),
+        (stream_of(pa.table(columns(ts=[1.0, 2.0]))), "wrong_type"),
+        (stream_of(pa.table(columns(stream_id=[1, 2]))), "wrong_type"),
+        (stream_of(pa.table(columns(utilization=[1, 2]))), "wrong_type"),
+        (stream_of(pa.table({"ts": [T0], "utilization": [1.0]})), "wrong_type"),
+        (stream_of(pa.table(columns()).slice(0, 0)), "empty_sweep"),
+        (
+            stream_of(pa.table({"stream_id": pa.DictionaryArray.from_arrays(np.zeros(ROWS_MAX, np.int8), ["x" * 9_999]),
+                                "ts": pa.array(np.zeros(ROWS_MAX, np.int64))}), rows_a_batch=1 << 20),
+            "out_of_range",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_arrow_sweep_is_one_dead_letter_whole(value, reason):
+    decoded, (dead,) = decode(fetch(value))
+
+    assert decoded.ts.size == 0
+    assert (dead.element, dead.reason, dead.value) == (0, reason, value)
+
+
+def test_more_rows_than_the_bound_are_refused_before_they_are_read():
+    nothing = pa.table({"stream_id": pa.DictionaryArray.from_arrays(np.zeros(ROWS_MAX + 1, np.int8), ["a"]),
+                        "ts": pa.array(np.zeros(ROWS_MAX + 1, np.int64))})  # fmt: skip
+
+    assert arrow_rows.read(stream_of(nothing, rows_a_batch=1 << 20))[0] == "too_large"
+    assert arrow_rows.read(stream_of(nothing, rows_a_batch=1_000))[0] == "too_large"
+
+
+def test_other_columns_are_ignored_but_for_the_version():
+    odd = pa.table(columns(v=[1, 2], note=["x", None], extra=[[1], []]))
+
+    decoded, (dead,) = decode(fetch(stream_of(odd)))
+
+    assert decoded.stream_ids() == ["leaf-1/1"]
+    assert (dead.element, dead.reason, json.loads(dead.value)["v"]) == (1, "unknown_version", 2)
+
+
+USUAL = encode([reading(T0 + i, {"utilization": 1.0 * i, "latency_p99": None}, stream_id=f"l/{i}") for i in range(3)])
+TABLES = [
+    USUAL,
+    stream_of(pa.table(columns())),
+    stream_of(pa.table(columns(stream_id=pa.array(["a", "b"]).dictionary_encode()))),
+]
+
+
+def test_the_usual_sweep_needs_no_object_per_row(monkeypatch):
+    monkeypatch.setattr(arrow_rows, "read", lambda value: pytest.fail("left by the scanner"))
+
+    assert decode(fetch(USUAL, USUAL))[0].stream_ids() == ["l/0", "l/1", "l/2"] * 2
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.sampled_from(TABLES), st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=3)
+)
+def test_changed_bytes_give_the_same_by_the_scanner_as_without_it(value, changes):
+    changed = bytearray(value)
+    for at, byte in changes:
+        changed[at % len(changed)] = byte
+    # An intact one before it makes its schema the usual one.
+    records = fetch(value, bytes(changed))
+
+    decoded, rejected = decode(records)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "plan_of", lambda value: None)
+        expected, expected_rejected = decode(records)
+
+    if len(rejected) < len(expected_rejected) and expected_rejected[0].reason == "not_arrow":
+        return  # what no column needs the scanner doesn't look at, and Arrow does
+    assert said_of_events(decoded) == said_of_events(expected)
+    assert said_of(rejected) == said_of(expected_rejected)
