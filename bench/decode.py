@@ -12,8 +12,8 @@ import numpy as np
 from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
-from bench.hop import START_MS
-from bench.hop import _records as hop_records
+from bench.cluster import START_MS
+from bench.events import records as events_as_records
 from streams import arrow_sweep
 from streams.contract import MetricEvent
 from streams.decode import decode
@@ -66,7 +66,7 @@ _SHAPES = (
 
 
 def _fetches(events: int, sweep: int, batch: int, *, as_arrow: bool) -> list[list[ConsumerRecord[bytes, bytes]]]:
-    pairs = _joined(list(hop_records(events, STREAMS, 1)), sweep)
+    pairs = _joined([(r.key, r.value) for r in events_as_records(events, streams=STREAMS)], sweep)
     headers = [arrow_sweep.CONTENT_TYPE] if as_arrow else []
     records = [_record(i, key, _arrow(value) if as_arrow else value, headers) for i, (key, value) in enumerate(pairs)]
     return [records[i : i + batch] for i in range(0, len(records) - batch + 1, batch)]

@@ -19,14 +19,14 @@ from online.prediction_json import PredictionWriter
 from streams import feature_batch
 from streams.contract import FEATURES, node_of
 from streams.features import Rows
+from streams.outlet import BATCH_BYTES_MAX
 from streams.packed import Packed, pack
-from streams.runner import BATCH_BYTES_MAX
+from streams.stream_ids import StreamIds
 
 _NOW_MS = 1_767_225_600_000
 _MODEL = "20261123-0123456789ab"
 _STREAMS, _PORTS_A_NODE, _PARTITION = 1_024, 32, 3
 _ROWS_A_ROUND = 16_384
-from streams.stream_ids import StreamIds
 
 
 class _Scored(NamedTuple):

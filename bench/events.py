@@ -8,11 +8,12 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 
 from bench.cluster import PARTITIONS, PREFIX, START_MS
+from streams import arrow_sweep
 from streams.contract import MetricEvent, node_of
 from streams.kafka import KafkaSettings
 
 PERIOD_MS = 10_000
-PORTS_A_NODE = 32
+PORTS_A_NODE = 64
 SEED = 20_261_123
 
 
@@ -22,6 +23,7 @@ class KeyedRecord(NamedTuple):
     partition: int
     key: bytes
     value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def stream_ids(streams: int) -> list[str]:
@@ -40,23 +42,34 @@ def number_of(stream_id: str) -> int:
 
 
 def records(
-    events: int, *, streams: int, sweep: int = 1, period_ms: int = PERIOD_MS, start_ms: int = START_MS
+    events: int,
+    *,
+    streams: int,
+    sweep: int = 1,
+    as_arrow: bool = False,
+    period_ms: int = PERIOD_MS,
+    start_ms: int = START_MS,
 ) -> Iterator[KeyedRecord]:
-    """Yield `events` events of `streams` ports in turn, one a port each `period_ms`, `sweep` of a node in a record."""
+    """Yield `events` events of `streams` ports in turn, one a port each `period_ms`, `sweep` of a node in a record.
+
+    With `as_arrow` sweeps are Arrow's record batches, else JSON.
+    """
     encode = msgspec.json.Encoder().encode
+    encode_sweep = arrow_sweep.encode if as_arrow else encode
+    headers = (arrow_sweep.CONTENT_TYPE,) if as_arrow else ()
     rng = np.random.default_rng(SEED)
     ids = stream_ids(streams)
     keys = [node_of(stream_id).encode() for stream_id in ids]
     partitions = [i // PORTS_A_NODE % PARTITIONS for i in range(streams)]
     for first in range(0, events, streams):
         tick = _tick(rng, ids[: events - first], start_ms + first // streams * period_ms)
-        if sweep == 1:
+        if sweep == 1 and not as_arrow:
             yield from map(KeyedRecord, partitions, keys, map(encode, tick))
         else:
             for node in range(0, len(tick), PORTS_A_NODE):
                 ports = tick[node : node + PORTS_A_NODE]
                 for i in range(0, len(ports), sweep):
-                    yield KeyedRecord(partitions[node], keys[node], encode(ports[i : i + sweep]))
+                    yield KeyedRecord(partitions[node], keys[node], encode_sweep(ports[i : i + sweep]), headers)
 
 
 def _tick(rng: np.random.Generator, ids: list[str], ts: int) -> list[MetricEvent]:
@@ -80,11 +93,11 @@ async def fill(kafka: KafkaSettings, filled: Iterator[KeyedRecord]) -> None:
     producer = AIOKafkaProducer(**kafka.client_arguments(), max_batch_size=1 << 20, max_request_size=2 << 20)
     async with producer:  # its exit flushes
         batches = [producer.create_batch() for _ in range(PARTITIONS)]
-        for p, key, value in filled:
-            if batches[p].append(timestamp=None, key=key, value=value) is None:
+        for p, key, value, headers in filled:
+            if batches[p].append(timestamp=None, key=key, value=value, headers=headers) is None:
                 await producer.send_batch(batches[p], topic, partition=p)
                 batches[p] = producer.create_batch()
-                batches[p].append(timestamp=None, key=key, value=value)
+                batches[p].append(timestamp=None, key=key, value=value, headers=headers)
         for p, batch in enumerate(batches):
             if batch.record_count():
                 await producer.send_batch(batch, topic, partition=p)

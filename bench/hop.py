@@ -24,7 +24,13 @@ _MODELS = ("classifier", "risk")
 
 
 def bench(
-    *, events: int, streams: int = 1_024, sweep: int = 1, workers: int = 1, model: Path | None = None
+    *,
+    events: int,
+    streams: int = 1_024,
+    sweep: int = 1,
+    as_arrow: bool = False,
+    workers: int = 1,
+    model: Path | None = None,
 ) -> dict[str, object]:
     """Measure one drained backlog of `events` events of `streams` streams, `sweep` events a record.
 
@@ -33,13 +39,13 @@ def bench(
     """
     with cluster(model) as stage:
         with step(f"filling topic metrics with {events:,} events"):
-            asyncio.run(fill(stage.kafka, records(events, streams=streams, sweep=sweep)))
+            asyncio.run(fill(stage.kafka, records(events, streams=streams, sweep=sweep, as_arrow=as_arrow)))
         figures = drain(stage, events, workers)
         bundle = stage.bundle
         trees = {name: xgb.Booster(model_file=bundle / f"{name}.ubj").num_boosted_rounds() for name in _MODELS}
         asyncio.run(check_predictions(stage.kafka, bundle.name, events))
     return figures | {
-        "events": events, "streams": streams, "sweep": sweep, "workers": workers, "model": bundle.name, "trees": trees,
+        "events": events, "streams": streams, "sweep": sweep, "arrow": as_arrow, "workers": workers, "model": bundle.name, "trees": trees,
     }  # fmt: skip
 
 

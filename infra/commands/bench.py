@@ -43,11 +43,12 @@ streams_option = click.option(
 
 @command.command()
 @click.option("--events", type=click.IntRange(1_000), default=300_000, show_default=True)
-@click.option("--sweep", type=click.IntRange(1, 32), default=1, show_default=True, help="Events of a node in a record.")
+@click.option("--sweep", type=click.IntRange(1, 64), default=1, show_default=True, help="Events of a node in a record.")
+@click.option("--arrow", is_flag=True, help="Sweeps as Arrow record batches, not JSON.")
 @click.option("--workers", type=click.IntRange(1, 2), default=1, show_default=True, help="Of one group; two: no pin.")
 @model_option
 @json_option
-def hop(events: int, sweep: int, workers: int, model: Path | None, as_json: bool) -> None:
+def hop(events: int, sweep: int, arrow: bool, workers: int, model: Path | None, as_json: bool) -> None:
     """Take events from topic metrics to predictions, on a real broker and one core.
 
     Starts a broker of its own in a temporary folder, fills it, and pins one worker to one core (Linux): decode, 24
@@ -60,7 +61,7 @@ def hop(events: int, sweep: int, workers: int, model: Path | None, as_json: bool
     with _checkout():
         from bench.hop import bench
     _end_children_on_sigterm()
-    _report(bench(events=events, sweep=sweep, workers=workers, model=model), as_json)
+    _report(bench(events=events, sweep=sweep, as_arrow=arrow, workers=workers, model=model), as_json)
 
 
 @command.command()

@@ -56,6 +56,7 @@ def test_healthy_and_eventful_rows_of_a_model_stand_in_log_order_with_the_encode
     latencies = np.random.default_rng(3).choice([0.1, 0.2, 9.0], 200).tolist()
     records = [
         SimpleNamespace(
+            headers=(),
             offset=i,
             timestamp=T0 + 600_000 * i,
             key=None,
@@ -88,7 +89,7 @@ def test_a_worker_that_has_compiled_its_encoder_compiles_none_of_it_on_its_first
     compiled = [set(kernel.signatures) for kernel in kernels]
     owner = ScoredPartition(3, topic="metrics", table=StreamTable(), champion=Champion())
     event = MetricEvent(stream_id="leaf-1/1", ts=T0, utilization=50.0)
-    record = SimpleNamespace(offset=0, timestamp=T0, key=None, value=msgspec.json.encode(event))
+    record = SimpleNamespace(offset=0, timestamp=T0, key=None, headers=(), value=msgspec.json.encode(event))
 
     predictions = owner.advance([record]).messages["predictions"]
     packed.pack(predictions, timestamp_ms=T0, bytes_max=1 << 18, is_transactional=False)

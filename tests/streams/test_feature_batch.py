@@ -58,6 +58,7 @@ def test_no_row_makes_no_record() -> None:
 
 @pytest.mark.parametrize("m", [1, 2, 3, 7, 8, 24, 25, 1_013, feature_batch.ROWS_MAX, feature_batch.ROWS_MAX + 3])
 def test_a_record_has_the_bytes_of_pyarrows_own_writer(m) -> None:
-    ids, ts, rows, offset, element = rows_of(m)
+    slot, streams, ts, rows, offset, element = rows_of(m)
+    ids = [streams.names[i] for i in slot]
 
-    assert feature_batch.encode(ids, ts, rows, offset, element) == by_pyarrow(ids, ts, rows, offset, element)
+    assert feature_batch.encode(slot, streams, ts, rows, offset, element) == by_pyarrow(ids, ts, rows, offset, element)
