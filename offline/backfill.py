@@ -66,7 +66,7 @@ def backfill_columns(
 ) -> Backfill:
     """Run the kernel over events in arrival order: index into `stream_ids`, ms, and metrics of shape (n, 6)."""
     table = StreamTable(time_zone=time_zone, rules=rules, streams_max=max(1, len(stream_ids)))
-    disposition, rows = table.advance(Columns(table.slots(stream_ids)[slot], ts, metrics))
+    disposition, rows = table.advance(Columns(table.slots(stream_ids)[slot], ts, metrics, np.zeros(len(ts), np.int64)))
     return Backfill(disposition, *rows)
 
 
@@ -115,7 +115,9 @@ def backfill_files(
         with pq.ParquetWriter(file, SCHEMA, **_PARQUET) as writer:
             for chunk in recordings.read(paths):
                 slot = table.slots(chunk.names)[chunk.streams]
-                disposition, rows = table.advance(Columns(slot, chunk.ts, chunk.metrics))
+                disposition, rows = table.advance(
+                    Columns(slot, chunk.ts, chunk.metrics, np.zeros(len(chunk), np.int64))
+                )
                 writer.write_batch(_record_batch(chunk, rows))
                 became += np.bincount(disposition, minlength=4)
                 rejected += len(chunk.bad)

@@ -141,7 +141,9 @@ def _rows(fabric: Fabric, time_zone: str) -> _Rows:
     for block in fabric.run():
         metrics = np.where(hidden[block.stream], np.nan, block.metrics)
         told = np.flatnonzero(~np.isnan(metrics).all(axis=1))
-        _, rows = table.advance(Columns(slot[block.stream[told]], block.ts[told], metrics[told]))
+        _, rows = table.advance(
+            Columns(slot[block.stream[told]], block.ts[told], metrics[told], np.zeros(len(told), np.int64))
+        )
         event = told[rows.event]
         features.append(rows.features)
         ts.append(block.ts[event])

@@ -43,7 +43,7 @@ def advance(table: StreamTable, records: Sequence[Record]) -> Advanced:
     if not is_known.all():
         _reject(records, decoded, ~is_known, "too_many_streams", f"this partition holds {len(table.ids)}", rejected)
         decoded, slot = decoded.only(is_known), slot[is_known]
-    disposition, rows = table.advance(Columns(slot, decoded.ts, decoded.metrics))
+    disposition, rows = table.advance(Columns(slot, decoded.ts, decoded.metrics, np.zeros(len(slot), np.int64)))
     too_late = disposition == TOO_LATE
     if too_late.any():
         detail = f"more than {LATENESS_MS // 1000} s behind its stream's newest event"

@@ -47,7 +47,7 @@ class StreamTable:
         if slot < 0 and len(self.ids) < self._streams_max:
             slot = self._slot[stream_id] = len(self.ids)
             self.ids.append(stream_id)
-            if slot == len(self.windows.newest):
+            if slot == len(self.windows.rows):
                 self.windows = windows.grown(self.windows, 2 * slot)
         return slot
 
@@ -61,7 +61,6 @@ class StreamTable:
         self.ids = ids
         self._slot = {stream_id: slot for slot, stream_id in enumerate(ids)}
         put(self.parts(), chunks)
-        self.windows.is_stale[:] = 1  # medians are no part of a snapshot
 
     def advance(self, columns: Columns) -> tuple[NDArray[np.int8], Rows]:
         """Take events in log order; return what became of each, shape (n,), and the rows of those that gave one."""
@@ -84,4 +83,6 @@ class StreamTable:
 def compile_kernel() -> None:
     """Compile the kernel, or load it from its cache: seconds the first time, so that a caller can say so."""
     table = StreamTable()
-    table.advance(Columns(table.slots(["a/1"]), np.zeros(1, np.int64), np.zeros((1, len(METRICS)))))
+    table.advance(
+        Columns(table.slots(["a/1"]), np.zeros(1, np.int64), np.zeros((1, len(METRICS))), np.zeros(1, np.int64))
+    )

@@ -79,7 +79,7 @@ def in_batches(events: Sequence[MetricEvent], cuts: Sequence[int]) -> tuple[list
         batch = events[start:end]
         metrics = np.array([[getattr(e, m) for m in METRICS] for e in batch], np.float64).reshape(-1, len(METRICS))
         ts = np.array([e.ts for e in batch], np.int64)
-        disposition, rows = table.advance(Columns(table.slots([e.stream_id for e in batch]), ts, metrics))
+        disposition, rows = table.advance(Columns(table.slots([e.stream_id for e in batch]), ts, metrics, 0 * ts))
         codes += disposition.tolist()
         outputs.append([rows.event + start, *rows[1:]])
     return codes, [np.concatenate(column).tobytes() for column in zip(*outputs, strict=True)]

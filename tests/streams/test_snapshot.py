@@ -35,7 +35,7 @@ def arrivals(seed: int, streams: int, events: int) -> tuple[list[str], Columns]:
     ts = at - draw.choice([0, 7_000, 400_000, 700_000], events, p=[0.9, 0.05, 0.04, 0.01])
     metrics = draw.gamma(2.0, 10.0, (events, 6))
     metrics[draw.random((events, 6)) < 0.1] = np.nan
-    return [f"node-{s % 5}/{s}" for s in slot], Columns(slot, ts, metrics)
+    return [f"node-{s % 5}/{s}" for s in slot], Columns(slot, ts, metrics, np.zeros(events, np.int64))
 
 
 class Log:
@@ -68,7 +68,7 @@ def restored(log: Log) -> StreamTable:
 
 def advance(table: StreamTable, ids: list[str], columns: Columns, first: int, last: int) -> list[bytes]:
     slot = table.slots(ids[first:last])
-    disposition, rows = table.advance(Columns(slot, columns.ts[first:last], columns.metrics[first:last]))
+    disposition, rows = table.advance(Columns(slot, *(column[first:last] for column in columns[1:])))
     return [disposition.tobytes(), *(np.ascontiguousarray(column).tobytes() for column in rows)]
 
 
@@ -89,9 +89,9 @@ def test_a_second_snapshot_writes_only_what_changed() -> None:
     ids = [f"node/{i}" for i in range(100)]
     metrics = np.full((100, 6), 7.0)
     for minute in range(60):
-        table.advance(Columns(table.slots(ids), np.full(100, T0 + minute * 60_000), metrics))
+        table.advance(Columns(table.slots(ids), np.full(100, T0 + minute * 60_000), metrics, np.zeros(100, np.int64)))
     first = log.write(table, 1)
-    table.advance(Columns(table.slots(ids), np.full(100, T0 + 3_600_000), metrics))
+    table.advance(Columns(table.slots(ids), np.full(100, T0 + 3_600_000), metrics, np.zeros(100, np.int64)))
 
     second = log.write(table, 2)
 
