@@ -6,19 +6,21 @@ less than 2⁻³⁷ (7.3e-12) of the mean, and always downwards: a constant stre
 The reasons: docs/decisions/0007-means-in-48-bits.md.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 _CUT_BITS = 15
 _LOW_BITS = 16
-_CODE_ABOVE_ALL = np.int64(1 << 48)
+_CODE_ABOVE_ALL = 1 << 48
 
 
 @numba.njit(nogil=True)
 def code_of(mean: float) -> int:
     """Return the code of a mean, from 1 to 2⁴⁸ − 1, or 0 for NaN, the pane without a value."""
-    return 0 if np.isnan(mean) else (np.float64(mean).view(np.int64) >> _CUT_BITS) + 1
+    return 0 if np.isnan(mean) else int(np.float64(mean).view(np.int64) >> _CUT_BITS) + 1
 
 
 @numba.njit(nogil=True)
@@ -42,7 +44,7 @@ def median(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, guess
     `guess` is where to look first, NaN for anywhere. The median of a moment ago is one or two ranks away, so that one
     pass of 96 codes, or two, finds the new one; any other guess costs more passes and gives the same.
     """
-    around = np.int64(code_of(guess)) if not np.isnan(guess) else _middling(high, low, metric)
+    around = code_of(guess) if not np.isnan(guess) else _middling(high, low, metric)
     while True:
         n, below, above, less, greater = _split(high, low, metric, around)
         if n == 0:
@@ -56,7 +58,7 @@ def median(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, guess
         else:
             first = below if lower < less else (around if lower < n - greater else above)
             second = below if upper < less else (around if upper < n - greater else above)
-            return 0.5 * (mean_of(first) + mean_of(second))
+            return float(0.5 * (mean_of(first) + mean_of(second)))
 
 
 @numba.njit(nogil=True)
@@ -64,16 +66,21 @@ def _split(
     high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, around: int
 ) -> tuple[int, int, int, int, int]:
     """Return the number of codes, the nearest one below and above `around`, and how many are less and greater."""
-    n, less, greater = 0, 0, 0
-    below, above = np.int64(0), _CODE_ABOVE_ALL
+    n, less, greater, below, above = 0, 0, 0, 0, _CODE_ABOVE_ALL
     for i in range(high.shape[1]):
-        code = (np.int64(high[metric, i]) << _LOW_BITS) | np.int64(low[metric, i])
+        code = _code(high, low, metric, i)
         n += code > 0
         less += 0 < code < around
         greater += code > around
-        below = max(below, code if code < around else np.int64(0))
+        below = max(below, code if code < around else 0)
         above = min(above, code if code > around else _CODE_ABOVE_ALL)
     return n, below, above, less, greater
+
+
+@numba.njit(nogil=True)
+def _code(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, i: int) -> Any:
+    # As int64: Numba makes float64 of what joins signed and unsigned.
+    return (np.int64(high[metric, i]) << _LOW_BITS) | np.int64(low[metric, i])
 
 
 @numba.njit(nogil=True)
@@ -81,7 +88,7 @@ def _middling(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int) ->
     """Return the mean of the codes, a fair first guess, 0 where there is none."""
     n, total = 0, 0
     for i in range(high.shape[1]):
-        code = (np.int64(high[metric, i]) << _LOW_BITS) | np.int64(low[metric, i])
+        code = _code(high, low, metric, i)
         n += code > 0
         total += code
     return total // max(n, 1)

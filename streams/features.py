@@ -10,10 +10,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from streams import windows
+from streams import panes, windows
 from streams.calendar import Transitions, offset_at
-from streams.labels import HEALTHY_CODE, OPERANDS, RuleTable, first_match, rule_risk
-from streams.windows import BANDWIDTH, LATENCY, UTILIZATION, Windows
+from streams.contract import FEATURES, METRICS
+from streams.labels import HEALTHY_CODE, first_match, rule_risk
+from streams.panes import BANDWIDTH, LATENCY, UTILIZATION
+from streams.windows import Windows
 
 ROW, LATE, REPEAT, TOO_LATE = 0, 1, 2, 3
 """What becomes of an event: a row of features; entered its windows, older than the newest; dropped; rejected."""
@@ -43,90 +45,89 @@ class Rows(NamedTuple):
     needs_review: NDArray[np.bool_]  # (m,)
 
 
+METRIC_ROW = np.dtype([(name, np.float64) for name in METRICS])
+FEATURE_ROW = np.dtype([(name, np.float32) for name in FEATURES])
+"""A row of metrics and one of features by name. Compiled code hands on records, for nobody counts references to them:
+whoever calls it holds the arrays that they lie in."""
+
+
 @numba.njit(nogil=True, cache=True)
 def advance(
     w: Windows,
     calendar: Transitions,
-    rules: RuleTable,
+    rules: NDArray[np.void],  # (1,) of labels.COMPILED
     slot: NDArray[np.int64],
     ts: NDArray[np.int64],
-    metrics: NDArray[np.float64],
+    metrics: NDArray[np.void],  # (n,) of METRIC_ROW
     seen: NDArray[np.int64],
+    scratch: NDArray[np.void],  # (1,) of OPERAND_ROW
     disposition: NDArray[np.int8],
-    features: NDArray[np.float32],
+    features: NDArray[np.void],  # (n,) of FEATURE_ROW
     label: NDArray[np.int8],
     risk: NDArray[np.float64],
     confidence: NDArray[np.float64],
 ) -> None:
     row = 0
-    operands = np.empty(len(OPERANDS))
+    table, changes, operands = rules[0], w.changes[0], scratch[0]
     offset = offset_at(calendar, 0)
     for i in range(slot.size):
-        s, t = slot[i], ts[i]
-        newest = -1 if windows.starts_anew(w, s, seen[i]) else w.rows[s].newest
-        r = w.rows[s]
+        r, t, x = w.rows[slot[i]], ts[i], metrics[i]
+        if r.remembered > 0 and seen[i] - r.last_seen > windows.IDLE_MS:
+            windows.empty_row(w, slot[i])
+        newest = r.newest if r.remembered > 0 else -1
         if t < newest - windows.LATENESS_MS:
             disposition[i] = TOO_LATE
             continue
         is_newest = t > newest
-        if not is_newest and windows.is_repeat(r, t):
+        if not is_newest and panes.is_repeat(r, t):
             disposition[i] = REPEAT
             continue
         if is_newest:
-            windows.roll(r, w.dirty, newest, t)
-        windows.add(r, w.dirty, t, seen[i], metrics[i, 0], metrics[i, 1], metrics[i, 3])
+            panes.roll(r, changes, newest, t)
+        panes.add(r, changes, t, seen[i], x.latency_p99, x.utilization, x.bandwidth_gbps)
         if not is_newest:
             disposition[i] = LATE
             continue
         disposition[i] = ROW
         if not offset.since <= t < offset.until:
             offset = offset_at(calendar, t)
-        _describe(r, t, newest, metrics[i], t + offset.offset, features[row], operands)
-        rule = first_match(rules, operands)
-        label[row] = rules.class_code[rule] if rule >= 0 else HEALTHY_CODE
-        risk[row] = rule_risk(rules, rule, operands) if rule >= 0 else 0.0
-        confidence[row] = rules.confidence[rule] if rule >= 0 else rules.healthy_confidence
+        _describe(r, t, newest, x, t + offset.offset, features[row], operands)
+        rule = first_match(table, operands)
+        label[row] = table.class_code[rule] if rule >= 0 else HEALTHY_CODE
+        risk[row] = rule_risk(table, rule, operands) if rule >= 0 else 0.0
+        confidence[row] = table.confidence[rule] if rule >= 0 else table.healthy_confidence
         row += 1
 
 
 @numba.njit(nogil=True)
-def _describe(
-    r: Any,
-    t: int,
-    before: int,
-    metrics: NDArray[np.float64],
-    local: int,
-    f: NDArray[np.float32],
-    operands: NDArray[np.float64],
-) -> None:
-    """Write the features of a stream's newest event and the operands of the rules.
+def _describe(r: Any, t: int, before: int, x: Any, local: int, f: Any, operands: Any) -> None:
+    """Write the features `f` of a stream's newest event, whose metrics are `x`, and the operands of the rules.
 
     `before` is the event time of the one before, -1 for none, and `local` that of this one in the fabric's time zone.
     """
-    latency, utilization, error_rate, bandwidth = metrics[0], metrics[1], metrics[2], metrics[3]
-    windows.refresh_baseline(r)
+    panes.refresh_baseline(r)
     latency_b, utilization_b, bandwidth_b = r.baseline[LATENCY], r.baseline[UTILIZATION], r.baseline[BANDWIDTH]
-    _describe_rule_operands(metrics, latency_b, utilization_b, bandwidth_b, operands)
+    _describe_rule_operands(x, latency_b, utilization_b, bandwidth_b, operands)
     # Until a pane with a value has closed, the mean of the open one is the best there is; but no rule rests on it.
-    latency_b = windows.open_mean(r, LATENCY) if np.isnan(latency_b) else latency_b
-    utilization_b = windows.open_mean(r, UTILIZATION) if np.isnan(utilization_b) else utilization_b
-    bandwidth_b = windows.open_mean(r, BANDWIDTH) if np.isnan(bandwidth_b) else bandwidth_b
-    delta_pct = _percent_above(latency, latency_b)
-    for m in range(5):
-        f[m] = metrics[m]
-    f[5], f[6] = windows.latency_5m(r)
-    f[7] = windows.window_mean(r.latency_15m_n, r.latency_15m_sum, windows.PANES_15M)
-    f[8] = windows.window_mean(r.latency_1h_n, r.latency_1h_sum, windows.PANES_1H)
-    f[9] = windows.window_mean(r.utilization_5m_n, r.utilization_5m_sum, windows.PANES_5M)
-    f[10] = delta_pct
-    f[11] = latency - latency_b
-    f[12] = utilization - utilization_b
-    f[13] = _percent_above(bandwidth, bandwidth_b)
-    _describe_rates(r, t, before, latency, utilization, f)
+    latency_b = panes.open_mean(r, LATENCY) if np.isnan(latency_b) else latency_b
+    utilization_b = panes.open_mean(r, UTILIZATION) if np.isnan(utilization_b) else utilization_b
+    bandwidth_b = panes.open_mean(r, BANDWIDTH) if np.isnan(bandwidth_b) else bandwidth_b
+    delta_pct = _percent_above(x.latency_p99, latency_b)
+    f.latency_p99, f.utilization, f.error_rate = x.latency_p99, x.utilization, x.error_rate
+    f.bandwidth_gbps, f.qp_errors = x.bandwidth_gbps, x.qp_errors
+    f.latency_p99_5m_avg, f.latency_p99_5m_std = panes.latency_5m(r)
+    f.latency_p99_15m_avg = panes.latency_15m(r)
+    f.latency_p99_1h_avg = panes.latency_1h(r)
+    f.utilization_5m_avg = panes.utilization_5m(r)
+    f.latency_p99_delta_pct = delta_pct
+    f.latency_p99_delta_abs = x.latency_p99 - latency_b
+    f.utilization_delta_pct = x.utilization - utilization_b
+    f.bandwidth_delta_pct = _percent_above(x.bandwidth_gbps, bandwidth_b)
+    _describe_rates(r, t, before, x, f)
     _describe_time(local, f)
-    f[21] = latency * utilization / 100.0
-    f[22] = error_rate * bandwidth
-    f[23] = _health_score(utilization, delta_pct, error_rate)
+    f.latency_x_utilization = x.latency_p99 * x.utilization / 100.0
+    f.error_x_bandwidth = x.error_rate * x.bandwidth_gbps
+    f.health_score = _health_score(x.utilization, delta_pct, x.error_rate)
 
 
 @numba.njit(nogil=True)
@@ -147,36 +148,31 @@ def _percent_above(x: float, baseline: float) -> float:
 
 
 @numba.njit(nogil=True)
-def _describe_rule_operands(
-    metrics: NDArray[np.float64],
-    latency_b: float,
-    utilization_b: float,
-    bandwidth_b: float,
-    operands: NDArray[np.float64],
-) -> None:
-    n = metrics.size
-    operands[:n] = metrics
-    operands[n], operands[n + 1], operands[n + 2] = latency_b, utilization_b, bandwidth_b
-    operands[n + 3] = (metrics[0] - latency_b) / latency_b if latency_b != 0.0 else np.nan
-    operands[n + 4] = metrics[3] / bandwidth_b if bandwidth_b != 0.0 else np.nan
+def _describe_rule_operands(x: Any, latency_b: float, utilization_b: float, bandwidth_b: float, operands: Any) -> None:
+    o = operands.of
+    o[0], o[1], o[2], o[3] = x.latency_p99, x.utilization, x.error_rate, x.bandwidth_gbps
+    o[4], o[5] = x.qp_errors, x.mr_failures
+    o[6], o[7], o[8] = latency_b, utilization_b, bandwidth_b
+    o[9] = (x.latency_p99 - latency_b) / latency_b if latency_b != 0.0 else np.nan
+    o[10] = x.bandwidth_gbps / bandwidth_b if bandwidth_b != 0.0 else np.nan
 
 
 @numba.njit(nogil=True)
-def _describe_rates(r: Any, t: int, before: int, latency: float, utilization: float, f: NDArray[np.float32]) -> None:
+def _describe_rates(r: Any, t: int, before: int, x: Any, f: Any) -> None:
     rate, accel, utilization_rate = np.nan, np.nan, np.nan
     if before >= 0 and t - before <= _PREVIOUS_MS_MAX:
         minutes = (t - before) / _MINUTE_MS
-        rate = (latency - r.previous[0]) / minutes
-        utilization_rate = (utilization - r.previous[1]) / minutes
+        rate = (x.latency_p99 - r.previous[0]) / minutes
+        utilization_rate = (x.utilization - r.previous[1]) / minutes
         accel = (rate - r.previous[2]) / minutes
-    f[14], f[15], f[16] = rate, accel, utilization_rate
-    r.previous[0], r.previous[1], r.previous[2] = latency, utilization, rate
+    f.latency_p99_rate, f.latency_p99_accel, f.utilization_rate = rate, accel, utilization_rate
+    r.previous[0], r.previous[1], r.previous[2] = x.latency_p99, x.utilization, rate
 
 
 @numba.njit(nogil=True)
-def _describe_time(local: int, f: NDArray[np.float32]) -> None:
+def _describe_time(local: int, f: Any) -> None:
     hour = local // _HOUR_MS % 24
     day = (local // _DAY_MS + 3) % 7  # the epoch was a Thursday, Monday is 0
-    f[17], f[18] = hour, day
-    f[19] = 1.0 if day >= 5 else 0.0
-    f[20] = 1.0 if 8 <= hour <= 18 else 0.0
+    f.hour, f.day_of_week = hour, day
+    f.is_weekend = 1.0 if day >= 5 else 0.0
+    f.is_business_hours = 1.0 if 8 <= hour <= 18 else 0.0

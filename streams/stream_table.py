@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from streams import windows
 from streams.calendar import Transitions, transitions
 from streams.contract import FEATURES, METRICS
-from streams.features import ROW, Columns, Rows, advance
-from streams.labels import RuleTable, load_rules
+from streams.features import FEATURE_ROW, METRIC_ROW, ROW, Columns, Rows, advance
+from streams.labels import OPERAND_ROW, RuleTable, compiled, load_rules
 from streams.snapshot import Chunks, Part, put
 from streams.windows import Windows
 
@@ -33,6 +33,7 @@ class StreamTable:
         self._slot: dict[str, int] = {}
         self._calendar: Transitions = transitions(time_zone)
         self._rules: RuleTable = load_rules() if rules is None else rules
+        self._compiled_rules = compiled(self._rules)
         self._streams_max = streams_max
 
     def slots(self, stream_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -68,8 +69,10 @@ class StreamTable:
         disposition = np.empty(n, np.int8)
         features = np.empty((n, len(FEATURES)), np.float32)
         label, risk, confidence = np.empty(n, np.int8), np.empty(n), np.empty(n)
+        metrics = np.ascontiguousarray(columns.metrics).view(METRIC_ROW).reshape(n)
         advance(
-            self.windows, self._calendar, self._rules, *columns, disposition, features, label, risk, confidence
+            self.windows, self._calendar, self._compiled_rules, columns.slot, columns.ts, metrics, columns.seen,
+            np.empty(1, OPERAND_ROW), disposition, features.view(FEATURE_ROW).reshape(n), label, risk, confidence,
         )  # fmt: skip
         event = np.flatnonzero(disposition == ROW)
         m = len(event)
