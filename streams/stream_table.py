@@ -29,7 +29,7 @@ class StreamTable:
 
     def __init__(self, *, time_zone: str = "UTC", rules: RuleTable | None = None, streams_max: int = STREAMS_MAX):
         self.ids: list[str] = []
-        self.windows: Windows = windows.empty(1024)
+        self.windows: Windows = windows.empty(windows.first_capacity(streams_max))
         self._slot: dict[str, int] = {}
         self._calendar: Transitions = transitions(time_zone)
         self._rules: RuleTable = load_rules() if rules is None else rules
@@ -58,7 +58,7 @@ class StreamTable:
 
     def restore(self, ids: list[str], chunks: Chunks) -> None:
         """Take over the state of a snapshot: streams by slot, and the chunks of `parts`."""
-        self.windows = windows.empty(max(1024, len(ids)))
+        self.windows = windows.empty(max(windows.first_capacity(self._streams_max), len(ids)))
         self.ids = ids
         self._slot = {stream_id: slot for slot, stream_id in enumerate(ids)}
         put(self.parts(), chunks)

@@ -25,6 +25,9 @@ PANE_15M_MS, PANES_15M = 60_000, 15
 PANE_1H_MS, PANES_1H = 300_000, 12
 PANE_BASELINE_MS, PANES_BASELINE = 900_000, 96
 
+_RESERVED_MAX, _FIRST = 1 << 20, 1 << 14
+"""Rows: 3.1 GB of addresses, of which a machine that could ever hold them has enough, and 49 MB."""
+
 # One record a stream, and what an event reads of it lies together: with 10⁵ streams each cache line is a miss. All
 # bytes 0 is a stream of which nothing is known, so that fresh memory needs no filling and takes no room until written.
 STREAM = np.dtype(
@@ -103,6 +106,14 @@ def parts(w: Windows) -> tuple[Part, ...]:
         Part("1h", of("latency_1h_n", "latency_1h_sum"), w.dirty[OF_1H, :PANES_1H]),
         Part("closed", of("closed_high", "closed_low"), w.dirty[OF_CLOSED]),
     )
+
+
+def first_capacity(streams_max: int) -> int:
+    """Return the capacity to begin with: all of it where that is known and could be had, so that nothing grows.
+
+    Growing copies, and holds both copies for that long; memory that no stream has written to yet costs nothing.
+    """
+    return streams_max if streams_max <= _RESERVED_MAX else _FIRST
 
 
 def grown(windows: Windows, capacity: int) -> Windows:
