@@ -119,7 +119,7 @@ def first_capacity(streams_max: int) -> int:
 def grown(windows: Windows, capacity: int) -> Windows:
     """Return the same state with room for `capacity` streams."""
     larger = empty(capacity)
-    larger.rows[: len(windows.rows)] = windows.rows
+    larger.bytes[: len(windows.bytes)] = windows.bytes
     larger.dirty[:] = windows.dirty
     return larger
 
