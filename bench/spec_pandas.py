@@ -1,7 +1,8 @@
 """The specification's feature engineering in pandas, as it is written there: the yardstick of `bench.backfill`.
 
 Windows are counted in rows and baselines look into the future; none of that is repaired here. Left out
-are the printed lines and the final `dropna`, which with a metric that is missing leaves no row to compare.
+are the printed lines and the final `dropna`, which with a metric that is missing leaves no row to compare; and
+`day_of_week` is pandas' new name for its `dayofweek`.
 """
 
 from typing import Any
@@ -57,7 +58,7 @@ def _rates(df: pd.DataFrame) -> pd.DataFrame:
 def _time(df: pd.DataFrame) -> pd.DataFrame:
     df["timestamp"] = pd.to_datetime(df["timestamp"])
     df["hour"] = df["timestamp"].dt.hour
-    df["day_of_week"] = df["timestamp"].dt.dayofweek
+    df["day_of_week"] = df["timestamp"].dt.day_of_week
     df["is_weekend"] = df["day_of_week"].isin([5, 6]).astype(int)
     df["is_business_hours"] = df["hour"].between(8, 18).astype(int)
     return df

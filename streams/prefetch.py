@@ -14,11 +14,12 @@ from numba.np.arrayobj import make_array
 from streams.windows import STREAM
 
 _LINE_BYTES = 64
-_READ_BYTES = (STREAM.fields or {})["recent"][1]  # its remembered times and closed panes are hardly ever read
+assert STREAM.fields is not None
+_READ_BYTES = STREAM.fields["recent"][1]  # its remembered times and closed panes are hardly ever read
 _FOR_WRITING, _KEEP, _DATA = 1, 3, 1  # arguments of llvm.prefetch
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def prefetch(_typing: Any, rows: Any, s: Any) -> Any:
     """Fetch what an event reads of row `s` of `rows`, an array of `STREAM`, into the cache; changes nothing."""
 
