@@ -23,7 +23,7 @@ class KeyedRecord(NamedTuple):
     partition: int
     key: bytes
     value: bytes
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: list[tuple[str, bytes]] = []  # noqa: RUF012  # shared, and never written
 
 
 def stream_ids(streams: int) -> list[str]:
@@ -56,7 +56,7 @@ def records(
     """
     encode = msgspec.json.Encoder().encode
     encode_sweep = arrow_sweep.encode if as_arrow else encode
-    headers = (arrow_sweep.CONTENT_TYPE,) if as_arrow else ()
+    headers = [arrow_sweep.CONTENT_TYPE] if as_arrow else []
     rng = np.random.default_rng(SEED)
     ids = stream_ids(streams)
     keys = [node_of(stream_id).encode() for stream_id in ids]

@@ -45,7 +45,8 @@ def bench(
         trees = {name: xgb.Booster(model_file=bundle / f"{name}.ubj").num_boosted_rounds() for name in _MODELS}
         asyncio.run(check_predictions(stage.kafka, bundle.name, events))
     return figures | {
-        "events": events, "streams": streams, "sweep": sweep, "arrow": as_arrow, "workers": workers, "model": bundle.name, "trees": trees,
+        "events": events, "streams": streams, "sweep": sweep, "arrow": as_arrow, "workers": workers,
+        "model": bundle.name, "trees": trees,
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from online.trees import Forest
 from streams.contract import CLASSES, FEATURES, EventTimeMs, LinkcastError
 
 FEATURE_SET = "core"
-FEATURE_CODE = ("windows.py", "calendar.py", "features.py")
+FEATURE_CODE = ("windows.py", "panes.py", "baselines.py", "calendar.py", "features.py")
 """The modules of `streams` that decide what a feature is; a bundle runs only on the code it was trained with."""
 
 DRIVERS_FROM_RISK = 80.0

@@ -8,6 +8,7 @@ from functools import cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +26,14 @@ class Transitions(NamedTuple):
 
     since: NDArray[np.int64]
     offset: NDArray[np.int64]
+
+
+class Offset(NamedTuple):
+    """An offset of local time from UTC, and the times it holds for: all in ms, `until` not included."""
+
+    since: int
+    until: int
+    offset: int
 
 
 @cache
@@ -61,3 +70,11 @@ def transitions(time_zone: str) -> Transitions:
             since.append(after)
             offsets.append(offset_s(after))
     return Transitions(np.array(since, np.int64) * 1000, np.array(offsets, np.int64) * 1000)
+
+
+@numba.njit(nogil=True)
+def offset_at(calendar: Transitions, ts: int) -> Offset:
+    """Return the offset at `ts` and how long it holds: whoever keeps it need not search again for months."""
+    i = np.searchsorted(calendar.since, ts, side="right") - 1
+    until = calendar.since[i + 1] if i + 1 < calendar.since.size else EVENT_TIME_MS_MAX + 1
+    return Offset(calendar.since[i], until, calendar.offset[i])

@@ -22,6 +22,8 @@ OPERANDS = (
     "latency_increase",
     "bandwidth_ratio",
 )
+OPERAND_ROW = np.dtype([("of", np.float64, (len(OPERANDS),))])
+"""The operands of one event, as compiled code takes them."""
 DEFAULT_RULES = Path(__file__).with_name("rules.toml")
 
 _OPERATORS = (">", ">=", "<", "<=")
@@ -71,6 +73,10 @@ def load_rules(path: Path = DEFAULT_RULES) -> RuleTable:
             conditions += [_condition(text) for text in rule.get("any", [])]
             if all_of[-1] == len(conditions):
                 raise RulesRefused(f"rule {len(all_of)} has neither `all` nor `any`: it would fire always")
+        if len(rules) > RULES_MAX or len(conditions) > CONDITIONS_MAX:
+            raise RulesRefused(
+                f"{len(rules)} rules of {len(conditions)} conditions are more than {RULES_MAX} of {CONDITIONS_MAX}"
+            )
         left, operator, bound, right = zip(*conditions, strict=True)
         return RuleTable(
             class_code=np.array([CLASSES.index(rule["class"]) for rule in rules], np.int8),
@@ -105,12 +111,47 @@ def _operand(name: str | None) -> int:
     return -1 if name is None else OPERANDS.index(name)
 
 
+RULES_MAX, CONDITIONS_MAX = 32, 64
+
+COMPILED = np.dtype(
+    [
+        ("rules", np.int64),
+        ("class_code", np.int64, (RULES_MAX,)),
+        ("confidence", np.float64, (RULES_MAX,)),
+        ("risk_base", np.float64, (RULES_MAX,)),
+        ("risk_slope", np.float64, (RULES_MAX,)),
+        ("risk_operand", np.int64, (RULES_MAX,)),
+        ("risk_origin", np.float64, (RULES_MAX,)),
+        ("all_of", np.int64, (RULES_MAX + 1,)),
+        ("any_of", np.int64, (RULES_MAX,)),
+        ("left", np.int64, (CONDITIONS_MAX,)),
+        ("operator", np.int64, (CONDITIONS_MAX,)),
+        ("bound", np.float64, (CONDITIONS_MAX,)),
+        ("right", np.int64, (CONDITIONS_MAX,)),
+        ("healthy_confidence", np.float64),
+    ]
+)
+"""A `RuleTable` as one record, of one size whatever the rules, so that compiled code fits all tables."""
+
+
+def compiled(table: RuleTable) -> NDArray[np.void]:
+    """Return the table as compiled code takes it, shape (1,) of `COMPILED`."""
+    record = np.zeros(1, COMPILED)
+    record["rules"] = table.class_code.size
+    for name, (_, *shape) in ((name, COMPILED[name].subdtype or (None,)) for name in COMPILED.names or ()):
+        if shape:
+            values = getattr(table, name)
+            record[name][0, : values.size] = values
+    record["healthy_confidence"] = table.healthy_confidence
+    return record
+
+
 @numba.njit(inline="always")
-def _holds(table: RuleTable, condition: int, operands: NDArray[np.float64]) -> bool:
+def _holds(table: Any, condition: int, operands: Any) -> bool:
     # A comparison with NaN is False, so a missing operand never fires a rule.
-    x, limit = operands[table.left[condition]], table.bound[condition]
+    x, limit = operands.of[table.left[condition]], table.bound[condition]
     if table.right[condition] >= 0:
-        limit *= operands[table.right[condition]]
+        limit *= operands.of[table.right[condition]]
     op = table.operator[condition]
     if op == 0:
         return bool(x > limit)
@@ -122,9 +163,9 @@ def _holds(table: RuleTable, condition: int, operands: NDArray[np.float64]) -> b
 
 
 @numba.njit(nogil=True)
-def first_match(table: RuleTable, operands: NDArray[np.float64]) -> int:
-    """Return the index of the first rule that fires on `operands`, shape (len(OPERANDS),), or -1."""
-    for rule in range(table.class_code.size):
+def first_match(table: Any, operands: Any) -> int:
+    """Return the index of the first rule that fires on `operands`, a record of `OPERAND_ROW`, or -1."""
+    for rule in range(table.rules):
         holds = True
         for condition in range(table.all_of[rule], table.any_of[rule]):
             if not _holds(table, condition, operands):
@@ -142,12 +183,12 @@ def first_match(table: RuleTable, operands: NDArray[np.float64]) -> int:
 
 
 @numba.njit(nogil=True)
-def rule_risk(table: RuleTable, rule: int, operands: NDArray[np.float64]) -> float:
+def rule_risk(table: Any, rule: int, operands: Any) -> float:
     """Return the risk of a rule that fired, a whole number of at most 100 as the spec cuts it."""
     risk = table.risk_base[rule]
     operand = table.risk_operand[rule]
-    if operand >= 0 and not np.isnan(operands[operand]):
-        risk += (operands[operand] - table.risk_origin[rule]) * table.risk_slope[rule]
+    if operand >= 0 and not np.isnan(operands.of[operand]):
+        risk += (operands.of[operand] - table.risk_origin[rule]) * table.risk_slope[rule]
     return float(np.trunc(min(100.0, max(0.0, risk))))
 
 

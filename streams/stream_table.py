@@ -9,8 +9,8 @@ from streams import windows
 from streams.calendar import Transitions, transitions
 from streams.contract import FEATURES, METRICS
 from streams.decode import compile_scanners
-from streams.features import ROW, Columns, Rows, advance
-from streams.labels import RuleTable, load_rules
+from streams.features import FEATURE_ROW, METRIC_ROW, ROW, Columns, Rows, advance
+from streams.labels import OPERAND_ROW, RuleTable, compiled, load_rules
 from streams.snapshot import Chunks, Part, put
 from streams.stream_ids import StreamIds
 from streams.windows import Windows
@@ -31,9 +31,10 @@ class StreamTable:
 
     def __init__(self, *, time_zone: str = "UTC", rules: RuleTable | None = None, streams_max: int = STREAMS_MAX):
         self.streams = StreamIds(streams_max=streams_max)
-        self.windows: Windows = windows.empty(1024)
+        self.windows: Windows = windows.empty(windows.first_capacity(streams_max))
         self._calendar: Transitions = transitions(time_zone)
         self._rules: RuleTable = load_rules() if rules is None else rules
+        self._compiled_rules = compiled(self._rules)
         self._streams_max = streams_max
 
     @property
@@ -50,10 +51,10 @@ class StreamTable:
         return self._with_room(self.streams.place(data, start, end))
 
     def _with_room(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        capacity = len(self.windows.newest)
+        capacity = len(self.windows.rows)
         while capacity < len(self.ids):
             capacity *= 2
-        if capacity > len(self.windows.newest):
+        if capacity > len(self.windows.rows):
             self.windows = windows.grown(self.windows, capacity)
         return slots
 
@@ -63,10 +64,9 @@ class StreamTable:
 
     def restore(self, ids: list[str], chunks: Chunks) -> None:
         """Take over the state of a snapshot: streams by slot, and the chunks of `parts`."""
-        self.windows = windows.empty(max(1024, len(ids)))
+        self.windows = windows.empty(max(windows.first_capacity(self._streams_max), len(ids)))
         self.streams = StreamIds(streams_max=self._streams_max, names=ids)
         put(self.parts(), chunks)
-        self.windows.is_stale[:] = 1  # medians are no part of a snapshot
 
     def advance(self, columns: Columns) -> tuple[NDArray[np.int8], Rows]:
         """Take events in log order; return what became of each, shape (n,), and the rows of those that gave one."""
@@ -74,8 +74,10 @@ class StreamTable:
         disposition = np.empty(n, np.int8)
         features = np.empty((n, len(FEATURES)), np.float32)
         label, risk, confidence = np.empty(n, np.int8), np.empty(n), np.empty(n)
+        metrics = np.ascontiguousarray(columns.metrics).view(METRIC_ROW).reshape(n)
         advance(
-            self.windows, self._calendar, self._rules, *columns[:3], disposition, features, label, risk, confidence
+            self.windows, self._calendar, self._compiled_rules, columns.slot, columns.ts, metrics, columns.seen,
+            np.empty(1, OPERAND_ROW), disposition, features.view(FEATURE_ROW).reshape(n), label, risk, confidence,
         )  # fmt: skip
         event = np.flatnonzero(disposition == ROW)
         m = len(event)

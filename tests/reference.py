@@ -7,6 +7,7 @@ value is missing, it is None.
 
 import math
 import statistics
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -128,7 +129,7 @@ class _Stream:
     def _closed_baseline(self, event: MetricEvent, metric: str) -> float | None:
         current = event.ts // BASELINE_PANE_MS
         means = [
-            statistics.fmean(values)
+            kept(statistics.fmean(values))
             for index, values in self._panes(metric).items()
             if current - BASELINE_PANES <= index < current
         ]
@@ -195,6 +196,12 @@ def rule(event: MetricEvent, baselines: Mapping[str, float | None]) -> Ruling:
 
 def _ruling(label: str, risk: float, confidence: float) -> Ruling:
     return Ruling(label, int(min(100, risk)), confidence, confidence < 0.75)
+
+
+def kept(mean: float) -> float:
+    """Return what is kept of a closed pane's mean, which is not negative: all but the last 15 bits of the float64."""
+    (bits,) = struct.unpack("<q", struct.pack("<d", mean))
+    return struct.unpack("<d", struct.pack("<q", bits >> 15 << 15))[0]
 
 
 def _is_active(event: MetricEvent) -> bool:

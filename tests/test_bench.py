@@ -5,11 +5,25 @@ import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
 
-from bench import backfill, cluster, decode, encode, hop, latency, rates, recovery, score, simulate
+from bench import (
+    backfill,
+    cluster,
+    decode,
+    encode,
+    hop,
+    latency,
+    memory,
+    rates,
+    recovery,
+    score,
+    simulate,
+    spec_pandas,
+)
 from bench.open_loop import Flow, Flowed
 from infra.command import main
 from infra.commands.bench import command
@@ -108,6 +122,27 @@ def test_backfill_gives_the_same_bits_from_files_and_from_arrays():
 
     assert figures.items() >= {"events": 960, "rows": 953, "differing": 0}.items()
     assert figures["events_per_s"] > 0
+
+
+def test_memory_counts_the_bytes_of_a_stream_and_holds_them_all():
+    figures = memory.bench(streams=1_000, events=2_000)
+
+    assert figures["bytes_per_stream"] <= 3_000
+    assert figures["rss_bytes"] > 1_000 * figures["bytes_per_stream"]
+    assert {"us_1e2", "us_1e3"} == {key for key in figures if key.startswith("us_")}
+
+
+def test_the_yardstick_is_the_specification_s_pandas():
+    at = pd.to_datetime([0, 60, 120], unit="s")
+    df = pd.DataFrame({"stream_id": "a/1", "timestamp": at, "latency_p99": [4.0, 4.0, 7.0], "utilization": 60.0,
+                       "error_rate": 0.0, "bandwidth_gbps": 100.0, "qp_errors": 0.0})  # fmt: skip
+
+    rows = spec_pandas.labels(spec_pandas.features(df))
+
+    assert rows["latency_p99_5m_avg"].tolist() == [4.0, 4.0, 5.0]
+    assert rows["latency_p99_delta_pct"].tolist() == [0.0, 0.0, 75.0]
+    assert rows["prediction_type"].dropna().tolist() == ["performance_degradation"]
+    assert rows["risk_score"].tolist() == [0, 0, 100]
 
 
 def test_simulate_gives_the_events_of_its_seed():

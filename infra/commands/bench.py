@@ -140,8 +140,9 @@ def recovery(streams: int, events_a_stream: int, rebalance_streams: int, model: 
 def backfill(ports: int, hours: float, as_json: bool) -> None:
     """Compute features of a recording, Parquet to Parquet, on one core.
 
-    Simulates a fabric into a temporary folder. Prints events_per_s, the same from JSON Lines and from arrays, and how
-    many features differ between the three; exits with 1 if any does.
+    Simulates a fabric into a temporary folder. Prints events_per_s, the same from JSON Lines and from arrays, how many
+    times the specification's pandas is slower on the same rows, from arrays (times_pandas) and file to file
+    (file_times_pandas), and how many features differ between the three; exits with 1 if any does.
 
     \b
         linkcast bench backfill --json
@@ -166,6 +167,28 @@ def simulate(ports: int, hours: float, as_json: bool) -> None:
     with _checkout():
         from bench.simulate import bench
     _report(bench(ports=ports, hours=hours), as_json)
+
+
+@command.command()
+@click.option(
+    "--streams", type=click.IntRange(100), default=1_000_000, show_default=True, help="The most; takes 3 KB each."
+)
+@click.option(
+    "--events", type=click.IntRange(100), default=1_000_000, show_default=True, help="At each number of streams."
+)
+@json_option
+def memory(streams: int, events: int, as_json: bool) -> None:
+    """Hold a million streams in one process, and give each of them events.
+
+    Writes nothing. Prints bytes_per_stream, rss_bytes of the process at its largest, the kernel's CPU µs an event among
+    10², 10³ … streams (us_1e2, us_1e3, …), and the largest of them by the smallest (ratio).
+
+    \b
+        linkcast bench memory --json
+    """
+    with _checkout():
+        from bench.memory import bench
+    _report(bench(streams=streams, events=events), as_json)
 
 
 @command.command()

@@ -5,7 +5,8 @@ store, 2⁻²⁴ of its size; `FLOAT32` leaves twice that. The rest is float64 a
 sums exactly): sums and means of values ≥ 0 don't cancel, so a relative error of n·2⁻⁵³ drowns in `FLOAT32`. Where two
 computed values are subtracted, the error keeps the operands' size while the result shrinks, so such a feature may be
 off by `FLOAT64` of its operands too: a thousandth of what a kernel with float32 panes, or a standard deviation from a
-plain sum of squares, would need.
+plain sum of squares, would need. Of a closed pane's mean 48 bits are kept on both sides; but where the last bits of a
+sum carry it over the edge of what is cut off, the baseline differs by `KEPT`.
 """
 
 import math
@@ -22,6 +23,7 @@ DISPOSITIONS = ("row", "late", "repeat", "too_late")
 FLOAT32 = 2.0**-23
 FLOAT32_SUBNORMAL = 2.0**-149
 FLOAT64 = 1e-12
+KEPT = 2.0**-37
 
 
 def agreed(events: list[MetricEvent], *, time_zone: str = "UTC") -> list[Verdict]:
@@ -63,7 +65,8 @@ def _same(value: float, wanted: float | None, tolerance: float) -> bool:
 
 def _tolerance(name: str, verdict: Verdict) -> float:
     size = abs(verdict.features[name] or 0.0)
-    return FLOAT32 * size + FLOAT64 * _operands(name, verdict) + FLOAT32_SUBNORMAL
+    of_operands = FLOAT64 + KEPT if "delta" in name or name == "health_score" else FLOAT64
+    return FLOAT32 * size + of_operands * _operands(name, verdict) + FLOAT32_SUBNORMAL
 
 
 def _operands(name: str, verdict: Verdict) -> float:
@@ -90,6 +93,6 @@ def _operands(name: str, verdict: Verdict) -> float:
 
 def _rulings_within_rounding(event: MetricEvent, verdict: Verdict) -> Iterator[Ruling]:
     # A bound or a truncated risk may turn on the last bit of a baseline, and the order of a sum decides that bit.
-    for nudges in product((1 - FLOAT64, 1, 1 + FLOAT64), repeat=len(verdict.rule_baselines)):
+    for nudges in product((1 - FLOAT64, 1, 1 + FLOAT64, 1 - KEPT, 1 + KEPT), repeat=len(verdict.rule_baselines)):
         nudged = [None if b is None else b * n for b, n in zip(verdict.rule_baselines.values(), nudges, strict=True)]
         yield rule(event, dict(zip(verdict.rule_baselines, nudged, strict=True)))
