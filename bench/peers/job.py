@@ -70,11 +70,11 @@ class Job:
         """How many events there are: whole ticks only."""
         return self.streams * self.ticks
 
-    def records(self, first_tick: int = 0) -> Iterator[tuple[bytes, bytes]]:
-        """Yield key and value of each event from a tick on, tick by tick."""
+    def records(self, first: int = 0, *, ticks: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield key and value of each event from a tick on, tick by tick, of so many ticks or of all."""
         keys = [stream_id.encode() for stream_id in self.ids]
         busy = self._utilization.tolist()
-        for tick in range(first_tick, self.ticks):
+        for tick in range(first, self.ticks if ticks is None else first + ticks):
             ts = (START_MS + tick * PERIOD_MS + self.phase_ms).tolist()
             for i, latency in enumerate(self.latency_us[tick].tolist()):
                 u = busy[(tick + i) % len(busy)]
@@ -97,31 +97,57 @@ class Job:
                 means[i, :, w] = (total[n] - total[first]) / (n - first)
         return means
 
-    def check(self, values: Iterable[bytes]) -> Verdict:
-        """Compare an engine's outputs, in any order, with the reference."""
-        outputs = list(map(_decode, values))
-        number = {stream_id: i for i, stream_id in enumerate(self.ids)}
-        stream = np.array([number.get(output.stream_id, -1) for output in outputs], np.int64)
-        since_ms = np.array([output.ts for output in outputs], np.int64) - START_MS - self.phase_ms[stream]
+
+class Check:
+    """Compares an engine's outputs, in any order and in as many goes as one likes, with the reference.
+
+    With `carried` the outputs are the events themselves, as the bare pass-through leaves them.
+    """
+
+    def __init__(self, job: Job, *, carried: bool = False) -> None:
+        self._job = job
+        self._read, self._columns = (_read_event, _event_columns) if carried else (_read_output, _output_columns)
+        self._expected = job.latency_us.T[:, :, None] if carried else job.means
+        self._number = {stream_id: i for i, stream_id in enumerate(job.ids)}
+        self._seen = np.zeros((job.streams, job.ticks), np.int64)
+        self._wrong = 0
+
+    def add(self, values: Iterable[bytes]) -> None:
+        """Take some of the outputs."""
+        outputs = list(map(self._read, values))
+        stream = np.array([self._number.get(output.stream_id, -1) for output in outputs], np.int64)
+        since_ms = np.array([output.ts for output in outputs], np.int64) - START_MS - self._job.phase_ms[stream]
         tick = since_ms // PERIOD_MS
-        is_event = (stream >= 0) & (since_ms % PERIOD_MS == 0) & (tick >= 0) & (tick < self.ticks)
-        stream, tick = stream[is_event], tick[is_event]
-        got = np.array([(o.mean_5m, o.mean_15m, o.mean_60m) for o in outputs]).reshape(-1, 3)[is_event]
-        is_right = np.isclose(got, self.means[stream, tick], rtol=RELATIVE_TOLERANCE, atol=0.0).all(axis=1)
-        seen = np.zeros((self.streams, self.ticks), np.int64)
-        np.add.at(seen, (stream, tick), 1)
-        newest = self.ticks - (seen[:, ::-1] > 0).argmax(axis=1)
-        newest[~seen.any(axis=1)] = 0
-        return Verdict(
-            outputs=len(outputs),
-            lost=int(newest.sum() - np.count_nonzero(seen)),
-            repeated=int(seen.sum() - np.count_nonzero(seen)),
-            wrong=int(np.count_nonzero(~is_right) + np.count_nonzero(~is_event)),
-            ticks=int(newest.min()),
-        )
+        is_event = (stream >= 0) & (since_ms % PERIOD_MS == 0) & (tick >= 0) & (tick < self._job.ticks)
+        stream, tick, got = stream[is_event], tick[is_event], self._columns(outputs)[is_event]
+        is_right = np.isclose(got, self._expected[stream, tick], rtol=RELATIVE_TOLERANCE, atol=0.0).all(axis=1)
+        self._wrong += int(np.count_nonzero(~is_right) + np.count_nonzero(~is_event))
+        np.add.at(self._seen, (stream, tick), 1)
+
+    def verdict(self) -> Verdict:
+        """Return what they were, all in all."""
+        is_seen = self._seen > 0
+        newest = np.where(is_seen.any(axis=1), self._job.ticks - is_seen[:, ::-1].argmax(axis=1), 0)
+        n_seen, n = int(np.count_nonzero(is_seen)), int(self._seen.sum())
+        return Verdict(n, int(newest.sum()) - n_seen, n - n_seen, self._wrong, int(newest.min()))
 
 
-_decode = msgspec.json.Decoder(Output).decode
+class _Event(msgspec.Struct):
+    stream_id: str
+    ts: int
+    latency_us: float
+
+
+_read_output = msgspec.json.Decoder(Output).decode
+_read_event = msgspec.json.Decoder(_Event).decode
+
+
+def _output_columns(outputs: list[Output]) -> NDArray[np.float64]:
+    return np.array([(o.mean_5m, o.mean_15m, o.mean_60m) for o in outputs], np.float64).reshape(-1, 3)
+
+
+def _event_columns(events: list[_Event]) -> NDArray[np.float64]:
+    return np.array([event.latency_us for event in events], np.float64).reshape(-1, 1)
 
 
 def partition_of(key: bytes) -> int:
