@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
+from aiokafka.errors import KafkaError
 
 from bench.peers.engines import ENGINES, Engine, NotInstalled, check_names, install
 from bench.peers.feed import NotFed, delete_topics, fill, make_topics
@@ -128,7 +129,7 @@ async def _rounds(stage: Stage, engines: list[Engine], plan: Plan, failed: dict[
                 with step(f"round {number} of {plan.rounds}: {engine.name}"):
                     try:
                         runs[engine.name].append(await _quietest(stage, engine, plan))
-                    except EngineFailed as error:
+                    except (EngineFailed, NotFed, KafkaError) as error:
                         failed[engine.name] = str(error)
                         log.warning("%s", error)
     return runs
@@ -171,7 +172,7 @@ async def _kills(stage: Stage, engines: list[Engine]) -> dict[str, Any]:
             await make_topics(own.kafka, f"{own.prefix}metrics")
             try:
                 kills[engine.name] = await killed(own, engine, app)
-            except (EngineFailed, NotFed) as error:
+            except (EngineFailed, NotFed, KafkaError) as error:
                 kills[engine.name] = {"failed": str(error)}
             await delete_topics(own.kafka, (own.prefix,))
     return kills

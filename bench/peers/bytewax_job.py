@@ -4,8 +4,6 @@ Bytewax keeps offsets in that store and not in Kafka: after a crash it goes on f
 """
 
 import argparse
-import contextlib
-import signal
 from array import array
 from datetime import timedelta
 from pathlib import Path
@@ -107,18 +105,16 @@ def dataflow(arguments: argparse.Namespace) -> Dataflow:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Run the job until SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run the job until a signal ends the process: the recovery store is there for what was under way."""
     store = Path(arguments.state)
     if not any(store.iterdir()):
         init_db_dir(store, 1)
-    with contextlib.suppress(KeyboardInterrupt):
-        cli_main(
-            dataflow(arguments),
-            workers_per_process=1,
-            epoch_interval=timedelta(seconds=EPOCH_S),
-            recovery_config=RecoveryConfig(store, timedelta(0)),
-        )
+    cli_main(
+        dataflow(arguments),
+        workers_per_process=1,
+        epoch_interval=timedelta(seconds=EPOCH_S),
+        recovery_config=RecoveryConfig(store, timedelta(0)),
+    )
 
 
 if __name__ == "__main__":

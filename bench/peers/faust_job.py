@@ -11,6 +11,7 @@ from array import array
 
 import faust
 import msgspec
+from mode.loop import use
 
 PANE_MS, PANES = 20_000, 180
 WINDOW_PANES = (15, 45, 180)
@@ -99,7 +100,7 @@ def application(arguments: argparse.Namespace) -> faust.App:
     )
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
     topic_in, topic_out = app.topic(arguments.topic_in, **raw), app.topic(arguments.topic_out, **raw)
-    table = app.Table("windows", partitions=2, use_partitioner=True, **raw)
+    table = app.Table("windows", partitions=2, use_partitioner=True, key_type=bytes, value_type=bytes)
 
     @app.agent(topic_in)
     async def windows(stream: faust.StreamT) -> None:
@@ -124,4 +125,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", dest="topic_out", required=True)
     parser.add_argument("--app", required=True)
     parser.add_argument("--state", required=True)
+    use("uvloop")  # as `faust -L uvloop` does
     faust.Worker(application(parser.parse_args()), loglevel="WARNING").execute_from_commandline()

@@ -29,6 +29,7 @@ async def make_topics(kafka: KafkaSettings, *names: str) -> None:
         there = [name for name in names if name in await admin.list_topics()]
         if there:
             await admin.delete_topics(there)
+            await _until(lambda: _gone(admin, names), f"topics {', '.join(there)} could not be deleted")
         await _until(lambda: _made(admin, names), f"topics {', '.join(names)} could not be made: see the broker's log")
         await _until(lambda: _visible(admin, names), f"topics {', '.join(names)} have no leader: is the broker well?")
 
@@ -41,8 +42,12 @@ async def _until(is_so: Callable[[], Awaitable[bool]], else_say: str) -> None:
         await asyncio.sleep(0.1)
 
 
+async def _gone(admin: AIOKafkaAdminClient, names: Iterable[str]) -> bool:
+    return not set(names) & set(await admin.list_topics())
+
+
 async def _made(admin: AIOKafkaAdminClient, names: Iterable[str]) -> bool:
-    # Refused as long as the old one of that name is being deleted.
+    # Refused as long as what is left of an old one of that name is being deleted.
     missing = set(names) - set(await admin.list_topics())
     response = await admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in missing])
     return all(error[1] == 0 for error in response.topic_errors)

@@ -94,13 +94,18 @@ def _where(figures: Mapping[str, Any]) -> str:
 def _row(name: str, engine: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     label = f"{name} ({engine['version']})" if "version" in engine else name
     if "cpu_us" not in engine:
-        why = engine.get("failed") or f"not installed: {engine['not_installed']}"
-        return f"| {label} | {why.splitlines()[0]} | | | | | |"
+        why = f"failed: {engine['failed']}" if "failed" in engine else f"not installed: {engine['not_installed']}"
+        return f"| {label} | {_in_a_line(why)} | | | | | |"
     spread = [_spread(engine[key]) for key in ("cpu_us", "events_per_s", "rss_mb", "first_output_s", "broker_cpu_us")]
     ratio = "1" if name == OURS else f"{figures[name]}" if name in figures else ""
     if figures.get(f"{name}_resolved") is False:
         ratio += " (not resolved)"
     return f"| {label} | {spread[0]} | {ratio} | " + " | ".join(spread[1:]) + " |"
+
+
+def _in_a_line(why: str) -> str:
+    first, *rest = why.splitlines()
+    return f"{first[:80]} … {rest[-1].strip()[:200]}" if rest else first
 
 
 def _spread(value: Mapping[str, float]) -> str:
@@ -109,7 +114,7 @@ def _spread(value: Mapping[str, float]) -> str:
 
 def _kill_row(name: str, kill: Mapping[str, Any]) -> str:
     if "failed" in kill:
-        return f"| {name} | {kill['failed'].splitlines()[0]} | | | | |"
+        return f"| {name} | failed: {_in_a_line(kill['failed'])} | | | | |"
     return "| " + " | ".join(f"{kill[key]:,}" if key != "name" else name for key in _KILL_KEYS) + " |"
 
 

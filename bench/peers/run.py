@@ -7,6 +7,7 @@ the same two, so start, imports and compilers are out. A run without a sound ans
 import asyncio
 import contextlib
 import logging
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -93,7 +94,7 @@ async def measured(
                 events_a, a = sum(watch.ends), watch.sample()
                 await watch.until(lambda: _is_over(stage.job, watch, a, until))
                 events_b, b = sum(watch.ends), watch.sample()
-        if process.returncode:
+        if process.returncode not in (0, -signal.SIGTERM):
             raise EngineFailed(f"{app}, told to stop, ended with {process.returncode}: {watch.last_words()}")
         verdict = await judged(stage, engine, topic_out)
     _insist(app, verdict, until.ticks)
