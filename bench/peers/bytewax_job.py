@@ -23,7 +23,7 @@ EPOCH_S = 1.0
 EMPTY_SUM, EMPTY_N = array("d", [0.0] * PANES), array("H", [0] * PANES)
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """What the job reads of an event."""
 
     stream_id: str
@@ -31,7 +31,7 @@ class Event(msgspec.Struct):
     latency_us: float
 
 
-class Output(msgspec.Struct):
+class Output(msgspec.Struct, gc=False):
     """What it writes."""
 
     stream_id: str

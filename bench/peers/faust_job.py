@@ -20,7 +20,7 @@ SUM_BYTES = PANES * 8
 BATCH, WITHIN_S = 1_000, 0.1
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """What the job reads of an event."""
 
     stream_id: str
@@ -28,7 +28,7 @@ class Event(msgspec.Struct):
     latency_us: float
 
 
-class Output(msgspec.Struct):
+class Output(msgspec.Struct, gc=False):
     """What it writes."""
 
     stream_id: str

@@ -19,7 +19,7 @@ PANE = struct.Struct("<qdi")  # pane, sum, count
 NO_PANE = PANE.pack(-1, 0.0, 0)
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """What the job reads of an event."""
 
     stream_id: str
@@ -27,7 +27,7 @@ class Event(msgspec.Struct):
     latency_us: float
 
 
-class Output(msgspec.Struct):
+class Output(msgspec.Struct, gc=False):
     """What it writes."""
 
     stream_id: str
