@@ -8,7 +8,7 @@ included. No event is late, missing or repeated: what engines do about those is 
 """
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -150,6 +150,7 @@ def _event_columns(events: list[_Event]) -> NDArray[np.float64]:
     return np.array([event.latency_us for event in events], np.float64).reshape(-1, 1)
 
 
+@lru_cache(1 << 12)
 def partition_of(key: bytes) -> int:
     """Return the partition that Kafka's own default partitioner gives a key: every engine's output then follows."""
     return int((murmur2(key) & 0x7FFFFFFF) % PARTITIONS)
