@@ -185,5 +185,5 @@ def _stages(log: Path, events: int) -> dict[str, float]:
     """Return µs per event of each stage of the hop, by the worker's own clock (waiting in `send` included)."""
     url = next(line.split()[-1] for line in log.read_text().splitlines() if line.startswith("health: "))
     text = urllib.request.urlopen(url.replace("healthz", "metrics"), timeout=10).read().decode()
-    lines = (line.split() for line in text.splitlines() if line.startswith("linkcast_stage_seconds_total"))
+    lines = (line.split() for line in text.splitlines() if line.startswith("linkcast_stage_cpu_seconds_total"))
     return {name.split('"')[1]: round(float(seconds) / events * 1e6, 2) for name, seconds in lines}

@@ -9,9 +9,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from online.bundle import BundleRefused, load_bundle
+from online.champion import Champion
 from online.keys import KeyRefused, load_trusted_keys
 from online.scoring import Scorer
-from online.worker import Champion
 from streams import measures
 from streams.contract import ModelManifest
 from streams.kafka import KafkaSettings, await_broker
@@ -25,7 +25,16 @@ class Models:
     def __init__(self, kafka: KafkaSettings, *, prefix: str, trusted_keys: Path, champion: Champion) -> None:
         self._kafka, self._topic, self._trusted, self._champion = kafka, f"{prefix}models", trusted_keys, champion
         self._newest: ModelManifest | None = None
+        self._location: dict[str, str] = {}  # by version
+        champion.load = self.load
         self.caught_up = asyncio.Event()
+
+    def load(self, version: str) -> Scorer:
+        """Read a model that was published; raises `BundleRefused` or `KeyRefused`."""
+        if version not in self._location:
+            raise BundleRefused(f"{version}: not on topic {self._topic}")
+        # Keys are read anew each time: one may be younger than this worker.
+        return Scorer(load_bundle(_folder(self._location[version]), load_trusted_keys(self._trusted)))
 
     async def follow(self) -> None:
         """Load what is published until cancelled; `caught_up` is set once all that was there has been seen."""
@@ -61,18 +70,17 @@ class Models:
 
     async def _take(self, published: list[ModelManifest]) -> None:
         """Make the newest of the models that hold the champion, if it is newer than the one there is."""
+        self._location |= {manifest.version: manifest.location for manifest in published}
         for manifest in sorted(published, key=lambda m: m.published_at, reverse=True):
             if self._newest and manifest.published_at <= self._newest.published_at:
                 return
             try:
-                # Read anew each time: the key may be younger than this worker.
-                keys = load_trusted_keys(self._trusted)
-                scorer = Scorer(await asyncio.to_thread(load_bundle, _folder(manifest.location), keys))
+                scorer = await asyncio.to_thread(self.load, manifest.version)
             except (BundleRefused, KeyRefused) as error:
                 log.error("model %s refused, the champion stays: %s", manifest.version, error)
                 continue
             self._newest = manifest
-            self._champion.scorer = scorer
+            self._champion.becomes(scorer)
             measures.MODEL.clear()
             measures.MODEL.labels(scorer.version).set(1)
             log.info("model %s scores from now on", scorer.version)

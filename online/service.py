@@ -2,18 +2,23 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from online import health
+from online.bundle import feature_code_sha256
+from online.champion import Champion
 from online.models import Models
-from online.worker import Champion, ScoredPartition
+from online.worker import ScoredPartition
 from streams.kafka import KafkaSettings
 from streams.labels import RuleTable
-from streams.runner import Runner
+from streams.runner import Membership, Runner
 from streams.stream_table import StreamTable
 
 log = logging.getLogger(__name__)
@@ -31,7 +36,14 @@ class WorkerSettings(NamedTuple):
     health_host: str
     health_port: int
     instance: str | None = None  # static membership
+    exactly_once: bool = False
     accept_gap: bool = False
+
+    def member(self) -> Membership:
+        """Return what the worker is in its group."""
+        rules = repr([part.tolist() if isinstance(part, np.ndarray) else part for part in self.rules])
+        computes = hashlib.sha256(f"{feature_code_sha256()} {self.time_zone} {rules}".encode()).hexdigest()
+        return Membership(self.group, computes, self.instance, self.exactly_once, self.accept_gap)
 
 
 async def run_worker(
@@ -50,10 +62,8 @@ async def run_worker(
     runner = Runner(
         kafka,
         prefix=settings.prefix,
-        group=settings.group,
+        member=settings.member(),
         open_partition=open_partition,
-        instance=settings.instance,
-        accept_gap=settings.accept_gap,
     )
     models = Models(kafka, prefix=settings.prefix, trusted_keys=settings.trusted_keys, champion=champion)
     with health.serve(

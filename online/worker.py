@@ -1,6 +1,6 @@
 """The worker: partitions of `metrics` to features, labels, scores and predictions, with the model of topic `models`."""
 
-import time
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,33 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online.bundle import feature_code_sha256
+from online.champion import Champion
 from online.episodes import CHANGES, Episodes, episode_id
 from online.scoring import RulesScorer, Scorer, Scores
-from streams import feature_batch, measures
+from online.turns import Turns
+from streams import feature_batch
 from streams.contract import CLASSES, Prediction, node_of
 from streams.decode import Record
+from streams.features import Rows
+from streams.measures import cpu
+from streams.owner import Outputs, Owner
 from streams.partition import Advanced, Message, advance, dead_letter
-from streams.runner import Outputs
 from streams.snapshot import Chunks, Manifest, check, ids_in, take
 from streams.stream_table import StreamTable
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Champion:
-    """The scorer of the moment. Owners read it once a batch, so a model changes between two batches only."""
-
-    def __init__(self) -> None:
-        self.scorer: Scorer | RulesScorer = RulesScorer()
-
-
-class ScoredPartition:
+class ScoredPartition(Owner):
     """The owner of one partition of `metrics`."""
+
+    topics = ("predictions", "features", "metrics.dead")
 
     def __init__(self, number: int, *, topic: str, table: StreamTable, champion: Champion) -> None:
         self._number, self._topic, self._table, self._champion = number, topic, table, champion
         self._ids_written = 0
         self._episodes = Episodes()
+        self._turns = Turns()
+        self._held: list[Advanced] = []  # whose features are not put out yet
         self._nodes: list[bytes] = []  # by slot: the key of a prediction, and how its JSON begins
         self._heads: list[str] = []
 
@@ -47,8 +48,20 @@ class ScoredPartition:
         return chunks, {
             "feature_code": feature_code_sha256(),
             "streams": len(ids),
-            "model": self._champion.scorer.version,
+            "model": self._turns.model_at(sys.maxsize) or self._champion.scorer.version,
         }
+
+    def turns(self) -> Sequence[int]:
+        """Return the offsets from which another model scores."""
+        return self._turns.offsets
+
+    def turn(self, offset: int) -> bytes | None:
+        """Let the champion of the moment score from `offset` on; return what has to be on record first."""
+        return self._turns.take(offset, self._champion.scorer.version)
+
+    def recall(self, turns: bytes) -> None:
+        """Let the same models score as before."""
+        self._turns.recall(turns)
 
     def restore(self, manifest: Manifest, chunks: Chunks) -> None:
         """Go on from a snapshot; `SnapshotRefused` if other code made it."""
@@ -60,13 +73,13 @@ class ScoredPartition:
 
     def advance(self, records: Sequence[Record]) -> Outputs:
         """Take the next records in log order; return what they gave."""
-        scorer = self._champion.scorer
-        with _stage("features"):
+        scorer = self._scorer(records[0].offset)
+        with cpu("features"):
             advanced = advance(self._table, records)
-        with _stage("score"):
+        with cpu("score"):
             scores = scorer.score(advanced.rows)
             change, opened_at = self._episodes.advance(advanced.slot, advanced.ts, scores.risk)
-        with _stage("encode"):
+        with cpu("encode"):
             messages = {
                 "predictions": self._predictions(advanced, scores, scorer, change, opened_at),
                 "features": self._features(advanced),
@@ -85,11 +98,29 @@ class ScoredPartition:
         }
         return Outputs(messages, became, dead, streams=len(self._table.ids))
 
+    def _scorer(self, offset: int) -> Scorer | RulesScorer:
+        model = self._turns.model_at(offset)
+        return self._champion.scorer if model is None else self._champion.named(model)
+
     def _features(self, advanced: Advanced) -> list[Message]:
-        if not len(advanced.ts):
+        """Hold rows back until they make a record of full size: nobody waits for them as for a prediction."""
+        self._held.append(advanced)
+        return self._encoded() if sum(len(held.ts) for held in self._held) >= feature_batch.ROWS_MAX else []
+
+    def flush(self) -> dict[str, list[Message]]:
+        """Return the rows of features held back."""
+        return {"features": self._encoded()}
+
+    def _encoded(self) -> list[Message]:
+        held, self._held = self._held, []
+        stream_id = [stream_id for advanced in held for stream_id in advanced.stream_id]
+        if not stream_id:
             return []
-        values = feature_batch.encode(advanced.stream_id, advanced.ts, advanced.rows, advanced.offset, advanced.element)
-        return [Message(None, value) for value in values]
+        rows = Rows(*(np.concatenate(columns) for columns in zip(*(advanced.rows for advanced in held), strict=True)))
+        ts, offset, element = (
+            np.concatenate([getattr(advanced, column) for advanced in held]) for column in ("ts", "offset", "element")
+        )
+        return [Message(None, value) for value in feature_batch.encode(stream_id, ts, rows, offset, element)]
 
     def _predictions(
         self,
@@ -146,16 +177,3 @@ def _named(probabilities: NDArray[np.float64] | None, row: int) -> dict[str, flo
     if probabilities is None:
         return None
     return {name: round(p, 4) for name, p in zip(CLASSES, probabilities[row].tolist(), strict=True) if p >= 0.00005}
-
-
-class _stage:  # noqa: N801  # reads as a statement
-    """Adds the time of its block to the worker's measures."""
-
-    def __init__(self, name: str) -> None:
-        self._seconds = measures.STAGE_SECONDS.labels(name)
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds.inc(time.perf_counter() - self._start)

@@ -6,14 +6,17 @@ Up to the committed offset the log is replayed without output: what was put out 
 import asyncio
 import logging
 import time
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
 
 from streams.contract import LinkcastError
 from streams.failpoints import reached
 from streams.kafka import KafkaSettings
-from streams.snapshot import Chunks, Manifest, SnapshotRefused, chunks_in, manifest_in
+from streams.owner import Owner
+from streams.snapshot import Manifest, SnapshotRefused, chunks_in, manifest_in
 
 REBUILD_MS = 25 * 3_600_000
 """How far back state is rebuilt from where there is no snapshot: a day of baselines and the hour of the windows."""
@@ -25,28 +28,24 @@ class GapRefused(LinkcastError):
     """Records that the state needs are gone from the topic."""
 
 
-class Restorable(Protocol):
-    """What can go on from a snapshot."""
-
-    def restore(self, manifest: Manifest, chunks: Chunks) -> None:
-        """Take over the snapshot's state; raises `SnapshotRefused` where that is not possible."""
-
-
 class Resumed(NamedTuple):
-    """Where to read from, where output begins, and the checksums of the snapshot gone on from, by chunk."""
+    """Where to read from and where output begins."""
 
     start: int
     emit_from: int
-    crc: dict[str, int]
+    end: int  # of the log, now
+    seen: int  # broker's time of the record before `start`, ms, -1 where nobody knows
+    crc: dict[str, int]  # checksums of the snapshot gone on from, by chunk
 
 
 async def resume(
     kafka: KafkaSettings,
     consumer: AIOKafkaConsumer,
     tp: TopicPartition,
-    owner: Restorable,
-    newest: dict[bytes, bytes],
+    owner: Owner,
+    newest: Mapping[bytes, bytes],
     *,
+    partitions: int,
     accept_gap: bool,
 ) -> Resumed:
     """Restore `owner` from the newest records of topic `state`, and say where the partition `tp` goes on.
@@ -56,16 +55,18 @@ async def resume(
     """
     committed = await consumer.committed(tp)
     first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-    if committed is not None and committed > end:
-        log.error("%s: committed offset %d is past its end %d: the topic was made anew; reading it whole",
-                  tp, committed, end)  # fmt: skip
+    if (committed or 0) > end or await _is_another_log(kafka, tp, newest, end):
+        log.error("%s: the topic was made anew, it ends at %d: reading it whole", tp, end)
         committed, newest = None, {}
     manifest = await _restored(tp, owner, newest)
     reached("restored")
-    if manifest is not None:
-        start = manifest.next_offset
+    if manifest is None:
+        start, seen = first if committed is None else await _rebuild_from(kafka, consumer, tp, committed, first), -1
     else:
-        start = first if committed is None else await _rebuild_from(kafka, consumer, tp, committed, first)
+        start, seen = manifest.next_offset, manifest.seen
+        if manifest.partitions not in (0, partitions):
+            log.error("%s: the topic has %d partitions and had %d: streams that lie elsewhere now begin anew there",
+                      tp, partitions, manifest.partitions)  # fmt: skip
     if start < first:
         if not accept_gap:
             raise GapRefused(
@@ -74,10 +75,23 @@ async def resume(
             )
         log.error("%s: offsets %d to %d passed retention unread", tp, start, first)
         start = first
-    return Resumed(start, max(start, committed or 0), manifest.crc if manifest else {})
+    return Resumed(start, max(start, committed or 0), end, seen, manifest.crc if manifest else {})
 
 
-async def _restored(tp: TopicPartition, owner: Restorable, newest: dict[bytes, bytes]) -> Manifest | None:
+async def _is_another_log(kafka: KafkaSettings, tp: TopicPartition, newest: Mapping[bytes, bytes], end: int) -> bool:
+    """Whether the snapshot is of a topic that was there before: offsets come again, the broker's time doesn't."""
+    try:
+        manifest = manifest_in(newest)
+    except SnapshotRefused:
+        return False
+    if manifest is None or manifest.next_offset > end:
+        return manifest is not None
+    before = manifest.next_offset - 1
+    record = await _record_at(kafka, tp, before) if manifest.seen >= 0 else None
+    return record is not None and record.offset == before and record.timestamp != manifest.seen
+
+
+async def _restored(tp: TopicPartition, owner: Owner, newest: Mapping[bytes, bytes]) -> Manifest | None:
     try:
         manifest = manifest_in(newest)
         if manifest is not None:
@@ -92,15 +106,22 @@ async def _rebuild_from(
     kafka: KafkaSettings, consumer: AIOKafkaConsumer, tp: TopicPartition, committed: int, first: int
 ) -> int:
     """Return the offset `REBUILD_MS` before the committed one, by the broker's time."""
-    at_ms = await _record_time(kafka, tp, max(first, committed))
+    record = await _record_at(kafka, tp, max(first, committed))
+    # Nothing there yet: the committed offset is the log's end, and that is now.
+    at_ms = record.timestamp if record else int(time.time() * 1000)
     found = (await consumer.offsets_for_times({tp: at_ms - REBUILD_MS}))[tp]
     return min(found.offset, committed) if found else committed
 
 
-async def _record_time(kafka: KafkaSettings, tp: TopicPartition, offset: int) -> int:
-    async with AIOKafkaConsumer(**kafka.client_arguments(), enable_auto_commit=False) as consumer:
+async def _record_at(kafka: KafkaSettings, tp: TopicPartition, offset: int) -> Any:
+    """Return the first record from `offset` on, None where there is none or retention has passed it."""
+    async with AIOKafkaConsumer(
+        **kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="none"
+    ) as consumer:
         consumer.assign([tp])
         consumer.seek(tp, offset)
-        fetched = await consumer.getmany(timeout_ms=1_000, max_records=1)
-    # Nothing there yet: the committed offset is the log's end, and that is now.
-    return next((records[0].timestamp for records in fetched.values()), int(time.time() * 1000))
+        try:
+            fetched = await consumer.getmany(timeout_ms=1_000, max_records=1)
+        except OffsetOutOfRangeError:
+            return None
+    return next((records[0] for records in fetched.values()), None)

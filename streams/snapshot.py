@@ -49,6 +49,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     next_offset: int  # of the source partition: where reading goes on
     streams: int
     model: str
+    partitions: int = 0  # of the source topic: with another number, keys and their streams lie elsewhere
+    seen: int = -1  # broker's time of the record before `next_offset`, ms: another one there is another log
     crc: dict[str, int]  # CRC-32 of every chunk that is current, by its key
 
 

@@ -9,11 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
 
 from streams.failpoints import reached
 from streams.kafka import KafkaSettings, read_to_end, stop_producer
 from streams.snapshot import Chunks, Manifest, checksums, records
 
+TURNS = b"turns"
+"""Key of the record that says from which offset on something else than the log takes effect."""
+FENCED_WITHIN_S = 30.0
 TRANSACTION_TIMEOUT_MS = 8_000
 """Below the consumer's session, so that a dead owner's transaction never outlives its membership."""
 
@@ -26,6 +30,7 @@ class StateTopic:
         self._tp = TopicPartition(f"{prefix}state", partition)
         self._transactional_id = f"{prefix}{group}-{partition}"
         self._crc: dict[str, int] = {}
+        self._one_at_a_time = asyncio.Lock()  # a producer has one transaction
 
     async def open(self) -> dict[bytes, bytes]:
         """Fence whoever owned the partition, and return the newest record of each key."""
@@ -35,7 +40,14 @@ class StateTopic:
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             linger_ms=0,
         )
-        await self._producer.start()
+        try:
+            await asyncio.wait_for(self._producer.start(), FENCED_WITHIN_S)
+        except TimeoutError:
+            await self._producer.client.close()
+            raise KafkaTimeoutError(
+                f"no transaction coordinator for {self._transactional_id} within {FENCED_WITHIN_S:g} s: linkcast needs "
+                "a broker with transactions (Kafka's transaction.state.log.replication.factor must fit the brokers)"
+            ) from None
         try:
             return await self._newest()
         except BaseException:
@@ -67,16 +79,28 @@ class StateTopic:
         """
         self._crc |= checksums(chunks)
         whole = await asyncio.to_thread(records, chunks, Manifest(crc=self._crc, **manifest))
-        async with self._producer.transaction():
+        async with self._one_at_a_time, self._producer.transaction():
             sent = []
             for i, (key, value) in enumerate(whole):
                 if i == len(whole) // 2:
                     reached("snapshot_half_sent")
-                sent.append(await self._producer.send(self._tp.topic, value, key=key, partition=self._tp.partition))
+                sent.append(await self._send(key, value))
             # aiokafka 0.14 commits even if a batch failed, and only its future knows: ask each one.
             await asyncio.gather(*sent)
             reached("snapshot_sent")
         reached("snapshot_written")
+
+    async def note(self, turns: bytes) -> None:
+        """Put on record which turns are taken at which offsets; raises as `write` does."""
+        async with self._one_at_a_time, self._producer.transaction():
+            await (await self._send(TURNS, turns))
+        reached("turn_noted")
+
+    async def _send(self, key: bytes, value: bytes) -> asyncio.Future[Any]:
+        sent: asyncio.Future[Any] = await self._producer.send(
+            self._tp.topic, value, key=key, partition=self._tp.partition
+        )
+        return sent
 
     async def close(self) -> None:
         """Let go of the partition."""

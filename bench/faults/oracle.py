@@ -10,8 +10,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from bench.faults.feed import PARTITIONS
+from online.champion import Champion
 from online.episodes import Episodes
-from online.worker import Champion, ScoredPartition
+from online.worker import ScoredPartition
 from streams.contract import FEATURES
 from streams.feature_batch import decode
 from streams.kafka import KafkaSettings
@@ -43,8 +44,8 @@ async def judge(kafka: KafkaSettings, prefix: str, group: str, rng: random.Rando
     state = await read(kafka, f"{prefix}state")
     for p, records in log.items():
         owner = ScoredPartition(p, topic=f"{prefix}metrics", table=StreamTable(), champion=Champion())
-        for batch in _cut(records, rng):
-            for topic, messages in owner.advance(batch).messages.items():
+        for messages_by_topic in (*(owner.advance(batch).messages for batch in _cut(records, rng)), owner.flush()):
+            for topic, messages in messages_by_topic.items():
                 for message in messages:
                     expected |= _outputs(topic, p, message.value or b"", dict(message.headers or ()))
         end = records[-1].offset + 1

@@ -1,5 +1,8 @@
 """`linkcast worker`: the stream processor."""
 
+import asyncio
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -27,7 +30,19 @@ from streams.kafka import KafkaSettings
     envvar="LINKCAST_INSTANCE",
     help="Name of this member, unlike any other's: after a crash it takes its partitions back without waiting.",
 )
+@click.option(
+    "--exactly-once",
+    is_flag=True,
+    help="Outputs and offsets in one transaction per partition: no repeats for readers with read_committed, later.",
+)
 @click.option("--accept-gap", is_flag=True, help="Go on where retention has passed records that the state needs.")
+@click.option(
+    "--processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Workers to run, one a core: member NAME-0, NAME-1 … of --instance, health on --health-port, the next one …",
+)
 @click.option("--health-host", default="127.0.0.1", show_default=True, help="Where /metrics and /healthz listen.")
 @click.option("--health-port", default=0, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one.")
 def command(
@@ -39,7 +54,9 @@ def command(
     streams_max: int,
     trusted_keys: Path | None,
     instance: str | None,
+    exactly_once: bool,
     accept_gap: bool,
+    processes: int,
     health_host: str,
     health_port: int,
 ) -> None:
@@ -53,11 +70,11 @@ def command(
         linkcast worker --health-port 9464
         curl localhost:9464/healthz
     """
-    import asyncio
     import logging
     import signal
 
     from infra.progress import compiling
+    from infra.supervisor import supervise
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of its log we say ourselves
@@ -76,6 +93,7 @@ def command(
         streams_max=streams_max,
         trusted_keys=trusted_keys or click.get_current_context().params["home"] / "keys",
         instance=instance,
+        exactly_once=exactly_once,
         accept_gap=accept_gap,
         health_host=health_host,
         health_port=health_port,
@@ -85,11 +103,31 @@ def command(
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await run_worker(
-            kafka,
-            settings,
-            stop,
-            ready=lambda port: click.echo(f"health: http://{health_host}:{port}/healthz", err=True),
-        )
+        if processes > 1:
+            await supervise([_of_one(i, instance, health_port) for i in range(processes)], stop)
+        else:
+            await run_worker(
+                kafka,
+                settings,
+                stop,
+                ready=lambda port: click.echo(f"health: http://{health_host}:{port}/healthz", err=True),
+            )
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main())
+
+
+def _of_one(i: int, instance: str | None, health_port: int) -> list[str]:
+    """Return the arguments of one worker of several: those of this command, and its own."""
+    own = ["--processes", "1", "--health-port", str(health_port and health_port + i)]
+    return [*sys.argv[1:], *own, *(["--instance", f"{instance}-{i}"] if instance else [])]
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loop where there is one: 15 to 30 % less CPU for each round of Kafka's client."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # no wheel for Windows
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop
+    return factory

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -65,3 +66,53 @@ async def line_with(worker: asyncio.subprocess.Process, text: str) -> str:
             if text in line.decode():
                 return line.decode()
     raise AssertionError(f"the worker ended before it said {text!r}")
+
+
+async def test_processes_share_the_partitions_restart_what_is_killed_and_end_together(kafka, topics, tmp_path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        parent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "infra.command", "worker", "--bootstrap", kafka.bootstrap, "--prefix", topics,
+            "--processes", "2", "--instance", "a", stdout=output, stderr=output,
+            env={**os.environ, "LINKCAST_HOME": str(tmp_path)},
+        )  # fmt: skip
+    try:
+        await until_said(log, "reading from", times=2)
+        children = psutil.Process(parent.pid).children()
+        assert len(children) == 2
+        children[0].kill()
+        await until_said(log, "ended with status -9: starting it again", times=1)
+        await until_said(log, "health: ", times=3)
+        parent.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(60):
+            assert await parent.wait() == 0
+    finally:
+        if parent.returncode is None:
+            parent.kill()
+            await parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+async def test_a_failure_with_a_name_in_one_process_ends_all(tmp_path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "infra.command", "worker", "--bootstrap", "127.0.0.1:1", "--processes", "2",
+            "--health-port", str(port), stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "LINKCAST_HOME": str(tmp_path)},
+        )  # fmt: skip
+        async with asyncio.timeout(90):
+            _, said = await process.communicate()
+
+    assert process.returncode == 1
+    assert b"worker 0 ended with status 1" in said
+    assert b"Traceback" not in said
+
+
+async def until_said(log, text: str, *, times: int) -> None:
+    async with asyncio.timeout(90):
+        while log.read_text().count(text) < times:  # noqa: ASYNC110  # another process sets no event of ours
+            await asyncio.sleep(0.1)

@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online.worker import Champion, ScoredPartition
+from online.champion import Champion
+from online.worker import ScoredPartition
 from streams.contract import MetricEvent, Prediction
 from streams.stream_table import StreamTable
 from tests.streams.strategies import T0

@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from offline.backfill import backfill_events
+from online.champion import Champion
 from online.publish import publish
 from online.service import WorkerSettings, run_worker
-from online.worker import Champion, ScoredPartition
+from online.worker import ScoredPartition
 from streams import feature_batch
 from streams.contract import FEATURES, MetricEvent, Prediction, node_of
 from streams.labels import load_rules
@@ -79,8 +80,8 @@ class World:
         await self.until(are_there)
 
     @contextlib.asynccontextmanager
-    async def worker(self, **changed):
-        """A worker in this process; it is stopped cleanly at the end of the block."""
+    async def worker(self, *, crashes: bool = False, **changed):
+        """A worker in this process; at the end of the block it stops cleanly, or falls as it stands."""
         settings = WorkerSettings(
             prefix=self.prefix, group=f"{self.prefix}worker", time_zone="UTC", rules=load_rules(), streams_max=1_000,
             trusted_keys=self.trusted, health_host="127.0.0.1", health_port=0,
@@ -94,8 +95,11 @@ class World:
             yield ports
         finally:
             stop.set()
+            if crashes:
+                running.cancel()
             async with asyncio.timeout(30):
-                await running
+                with contextlib.suppress(asyncio.CancelledError):
+                    await running
 
     async def process(self, *arguments: str):
         return await asyncio.create_subprocess_exec(
@@ -215,7 +219,7 @@ async def test_a_dead_letter_carries_its_bytes_and_where_it_lay(world) -> None:
 
 
 async def test_a_worker_that_joins_and_leaves_loses_and_changes_nothing(world, caplog) -> None:
-    caplog.set_level("INFO", logger="streams.runner")
+    caplog.set_level("INFO", logger="streams.task")
 
     async def taken_over(times: int) -> bool:
         return caplog.text.count("reading from") >= times

@@ -1,0 +1,151 @@
+"""How a partition's outputs leave and its offset moves: at least once, or exactly once.
+
+Either way every send future is awaited before an offset moves: aiokafka 0.14's `flush` and `commit` ignore a batch that
+failed, and only its future knows.
+"""
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from streams.failpoints import reached
+from streams.kafka import KafkaSettings, stop_producer
+from streams.partition import Message
+from streams.state_topic import TRANSACTION_TIMEOUT_MS
+
+REQUEST_BYTES_MAX = 16 << 20  # a dead letter carries what was too large, whole
+BATCH_BYTES_MAX = 256 << 10
+
+
+class Outlet(Protocol):
+    """Takes one partition's outputs. Whatever raises ends the session: what was not committed is done again."""
+
+    async def open(self) -> None:
+        """Get ready; where outputs are transactional, fence whoever owned the partition."""
+
+    async def send(self, topic: str, messages: list[Message]) -> None:
+        """Hand messages to the producer, for the partition of the same number."""
+
+    def commit(self, next_offset: int) -> asyncio.Task[None]:
+        """Begin to move the offset there, behind all that was sent so far. Await the one before first."""
+
+    async def close(self) -> None:
+        """Let go."""
+
+
+class AtLeastOnce:
+    """Through the worker's one producer; the group's offset follows the acknowledgements, while the hop goes on."""
+
+    def __init__(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, tp: TopicPartition) -> None:
+        self._producer, self._consumer, self._tp = producer, consumer, tp
+        self._sent: list[asyncio.Future[Any]] = []
+
+    async def open(self) -> None:
+        """Do nothing: the producer is there."""
+
+    async def send(self, topic: str, messages: list[Message]) -> None:
+        """Hand messages to the producer."""
+        self._sent += await _send(self._producer, topic, self._tp.partition, messages)
+
+    def commit(self, next_offset: int) -> asyncio.Task[None]:
+        """Begin to commit; what is sent from now on belongs to the next commit."""
+        sent, self._sent = self._sent, []
+        return asyncio.create_task(self._commit(sent, next_offset), name=f"commit of {self._tp}")
+
+    async def _commit(self, sent: list[asyncio.Future[Any]], next_offset: int) -> None:
+        reached("before_gather")
+        await asyncio.gather(*sent)
+        reached("before_commit")
+        await self._consumer.commit({self._tp: next_offset})
+        reached("committed")
+
+    async def close(self) -> None:
+        """Do nothing: the producer is the worker's."""
+
+
+class ExactlyOnce:
+    """One transaction per interval: the outputs and the offset behind them, seen together or not at all.
+
+    The transactional id names the partition (KIP-98), and that alone fences an owner that was paused: aiokafka sends no
+    group metadata with the offsets (KIP-447).
+    """
+
+    def __init__(self, kafka: KafkaSettings, *, prefix: str, group: str, tp: TopicPartition) -> None:
+        self._kafka, self._group, self._tp = kafka, group, tp
+        self._transactional_id = f"{prefix}{group}-outputs-{tp.partition}"
+        self._sent: list[asyncio.Future[Any]] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._is_begun = False
+
+    async def open(self) -> None:
+        """Fence whoever owned the partition, and end what it left open."""
+        self._producer = AIOKafkaProducer(
+            **self._kafka.client_arguments(),
+            transactional_id=self._transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            linger_ms=0,  # batches are whole already, and a lingering one holds up the next
+            max_batch_size=BATCH_BYTES_MAX,
+            max_request_size=REQUEST_BYTES_MAX,
+        )
+        await self._producer.start()
+
+    async def send(self, topic: str, messages: list[Message]) -> None:
+        """Hand messages to the transaction, once the one before is through."""
+        if self._committing:
+            await self._committing
+        if not self._is_begun:
+            await self._producer.begin_transaction()
+            self._is_begun = True
+        self._sent += await _send(self._producer, topic, self._tp.partition, messages)
+
+    def commit(self, next_offset: int) -> asyncio.Task[None]:
+        """Begin to end the transaction; what is sent from now on waits for the next."""
+        self._committing = asyncio.create_task(self._commit(next_offset), name=f"transaction of {self._tp}")
+        return self._committing
+
+    async def _commit(self, next_offset: int) -> None:
+        if not self._is_begun:  # records that gave no output move the offset all the same
+            await self._producer.begin_transaction()
+        self._is_begun = False
+        sent, self._sent = self._sent, []
+        reached("before_gather")
+        await asyncio.gather(*sent)
+        reached("before_commit")
+        await self._producer.send_offsets_to_transaction({self._tp: next_offset}, self._group)
+        reached("offsets_sent")
+        await self._producer.commit_transaction()
+        reached("committed")
+
+    async def close(self) -> None:
+        """Let go; a transaction that is open is for the next owner's fence to abort, or for its time to run out."""
+        if self._committing:
+            self._committing.cancel()
+        await stop_producer(self._producer)
+
+
+async def _send(
+    producer: AIOKafkaProducer, topic: str, partition: int, messages: list[Message]
+) -> list[asyncio.Future[Any]]:
+    if messages and messages[0].headers:
+        return [
+            await producer.send(topic, m.value, key=m.key, headers=m.headers, partition=partition) for m in messages
+        ]
+    return await _send_batches(producer, topic, partition, messages)
+
+
+async def _send_batches(
+    producer: AIOKafkaProducer, topic: str, partition: int, messages: list[Message]
+) -> list[asyncio.Future[Any]]:
+    sent = []
+    batch = producer.create_batch()
+    now = int(time.time() * 1000)
+    for key, value, _ in messages:
+        if batch.append(timestamp=now, key=key, value=value) is None:
+            sent.append(await producer.send_batch(batch, topic, partition=partition))
+            batch = producer.create_batch()
+            batch.append(timestamp=now, key=key, value=value)
+    if batch.record_count():
+        sent.append(await producer.send_batch(batch, topic, partition=partition))
+    return sent

@@ -1,0 +1,170 @@
+"""One partition in a worker's hands: taken over, carried on batch by batch, snapshotted, handed over."""
+
+import asyncio
+import bisect
+import logging
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from streams import measures
+from streams.failpoints import reached
+from streams.kafka import KafkaSettings
+from streams.outlet import Outlet
+from streams.owner import Messages, Outputs, Owner
+from streams.recovery import Resumed, resume
+from streams.snapshot import Chunks
+from streams.state_topic import TURNS, StateTopic
+
+INLINE_RECORDS_MAX, INLINE_BYTES_MAX = 256, 64 << 10
+"""A batch of at most so much takes a millisecond or two, and a thread would cost it half of that once more. Larger ones
+go to a thread, so that heartbeats live."""
+
+log = logging.getLogger(__name__)
+
+
+class Task:
+    """Outputs begin at `emit_from`; what lies before only rebuilds the state."""
+
+    def __init__(self, tp: TopicPartition, owner: Owner, state: StateTopic, outlet: Outlet, prefix: str) -> None:
+        self.tp, self._owner, self._state, self._outlet, self._prefix = tp, owner, state, outlet, prefix
+        self.next_offset = self.emit_from = self.committed = 0
+        self._settled = 0
+        self._seen = -1
+        self._partitions = 0
+        self._committing: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    async def take_over(self, kafka: KafkaSettings, consumer: AIOKafkaConsumer, *, accept_gap: bool) -> None:
+        """Fence the owner before, and resume from its snapshot. Raises as `streams.recovery.resume`."""
+        newest = await self._state.open()
+        await self._outlet.open()
+        reached("fenced")
+        self._partitions = len(consumer.partitions_for_topic(self.tp.topic) or ())
+        resumed = await resume(
+            kafka, consumer, self.tp, self._owner, newest, partitions=self._partitions, accept_gap=accept_gap
+        )
+        if TURNS in newest:
+            self._owner.recall(newest[TURNS])
+            # What an owner before may have put out keeps the turns that it had: it got no further than here.
+            self._settled = resumed.end
+        self._begin(resumed)
+
+    def _begin(self, resumed: Resumed) -> None:
+        self._state.adopt(resumed.crc)
+        self._seen = resumed.seen
+        self.next_offset, self.emit_from = resumed.start, resumed.emit_from
+        self.committed = resumed.emit_from
+        log.info("%s: reading from %d, output from %d", self.tp, resumed.start, resumed.emit_from)
+
+    async def carry(self, records: list[Any], highwater: int | None) -> None:
+        """Take the next records to the producer."""
+        reached("fetched")
+        for part in self._parts(records):
+            await self._carry(part)
+        measures.REBUILDING.labels(self.tp.partition).set(max(0, self.emit_from - self.next_offset))
+        measures.LAG.labels(self.tp.partition).set((highwater or self.next_offset) - self.next_offset)
+
+    def _parts(self, records: list[Any]) -> Iterator[list[Any]]:
+        """Cut a batch where outputs begin, and where a turn takes effect."""
+        first, last = records[0].offset, records[-1].offset
+        edges = {self.emit_from, self._settled, *self._owner.turns()}
+        at = 0
+        for edge in sorted(edge for edge in edges if first < edge <= last):
+            cut = bisect.bisect_left(records, edge, key=attrgetter("offset"))
+            if cut > at:
+                yield records[at:cut]
+                at = cut
+        yield records[at:]
+
+    async def _carry(self, records: list[Any]) -> None:
+        offset = records[0].offset
+        is_output = offset >= self.emit_from
+        if is_output and offset >= self._settled and (turn := self._owner.turn(offset)):
+            await self._state.note(turn)
+        if _is_small(records):
+            outputs = self._owner.advance(records)
+        else:
+            outputs = await asyncio.to_thread(self._owner.advance, records)
+        self.next_offset, self._seen = records[-1].offset + 1, records[-1].timestamp
+        if is_output:
+            reached("advanced")
+            await self._send(outputs.messages)
+            self._measure(outputs)
+        else:
+            reached("rebuilt")
+            self._owner.flush()  # put out by the owner before
+
+    async def _send(self, messages: Messages) -> None:
+        with measures.cpu("send"):
+            for topic, of_topic in messages.items():
+                if of_topic:
+                    await self._outlet.send(self._prefix + topic, of_topic)
+                reached("output_sent")
+
+    def _measure(self, outputs: Outputs) -> None:
+        for became, count in outputs.became.items():
+            measures.EVENTS.labels(became).inc(count)
+        for reason, count in outputs.dead.items():
+            measures.DEAD_LETTERS.labels(reason).inc(count)
+        measures.BATCH_EVENTS.observe(sum(outputs.became.values()))
+        measures.STREAMS.labels(self.tp.partition).set(outputs.streams)
+
+    async def begin_commit(self) -> None:
+        """Let the offset follow what was put out, while the hop goes on; raises what the commit before raised."""
+        await self._settle()
+        if self.next_offset > self.committed:
+            await self._send(self._owner.flush())
+            self._committing = self._outlet.commit(self.next_offset)
+            self.committed = self.next_offset
+
+    async def _settle(self) -> None:
+        """Wait until the commit under way is through."""
+        if self._committing:
+            await self._committing
+            self._committing = None
+            measures.COMMITTED_AT.set_to_current_time()
+
+    async def begin_snapshot(self) -> None:
+        """Copy what changed and write it while the hop goes on, unless the last one is still under way."""
+        if self._writing:
+            if not self._writing.done():
+                return  # the broker is slow: the next round writes what this one would have
+            self._writing.result()
+        await self.begin_commit()
+        self._writing = asyncio.create_task(self._write(*self._taken()), name=f"snapshot of {self.tp}")
+
+    def _taken(self) -> tuple[Chunks, Mapping[str, Any]]:
+        chunks, fields = self._owner.take()
+        reached("snapshot_taken")
+        of_log = {"next_offset": self.next_offset, "seen": self._seen, "partitions": self._partitions}
+        return chunks, fields | of_log
+
+    async def _write(self, chunks: Chunks, manifest: Mapping[str, Any]) -> None:
+        if self._committing:
+            await self._committing  # committed ≥ next offset of the snapshot: what it covers has been put out
+        if chunks:
+            await self._state.write(chunks, **manifest)
+            measures.SNAPSHOT_AT.set_to_current_time()
+
+    async def hand_over(self) -> None:
+        """Commit, and leave the state as the next owner needs it."""
+        await self.begin_commit()
+        await self._settle()
+        if self._writing:
+            await self._writing
+        await self._write(*self._taken())
+
+    async def close(self) -> None:
+        """Let go, whatever is under way."""
+        under_way = [task for task in (self._committing, self._writing) if task]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(self._outlet.close(), self._state.close(), return_exceptions=True)
+
+
+def _is_small(records: list[Any]) -> bool:
+    return len(records) <= INLINE_RECORDS_MAX and sum(len(r.value or b"") for r in records) <= INLINE_BYTES_MAX

@@ -1,0 +1,195 @@
+"""The worker on the real broker while the world around it changes: models, members, topics, partitions, clocks."""
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+
+from online.publish import publish
+from streams.contract import Prediction
+from streams.membership import GroupRefused
+from tests.online.test_worker import (
+    assert_features_are_those_of_backfill,
+    fabric,
+    oracle,
+    predicted,
+    public_key_file,
+    said,
+    world,
+)
+
+pytestmark = pytest.mark.kafka
+__all__ = ["world"]
+
+
+@contextlib.asynccontextmanager
+async def administrator(world):
+    admin = AIOKafkaAdminClient(**world.kafka.client_arguments())
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def model_of_each(world) -> list[str]:
+    """Models by partition and source offset, repeats dropped: the same source never with two models."""
+    models: dict[tuple[int, int], str] = {}
+    for record in await world.records("predictions"):
+        prediction = msgspec.json.decode(record.value, type=Prediction)
+        partition, offset, _ = map(int, prediction.src.split(":"))
+        assert models.setdefault((partition, offset), prediction.model) == prediction.model
+    return [models[at] for at in sorted(models)]
+
+
+async def test_a_new_model_never_rescores_what_the_worker_before_may_have_put_out(
+    world, write, signing_key, tmp_path
+) -> None:
+    world.trusted = public_key_file(signing_key, tmp_path / "trainer.pub")
+    older, newer = (
+        Path(write(tmp_path / name, created_at=at)) for name, at in (("a", 1_795_392_000_000), ("b", 1_795_392_060_000))
+    )
+    first, second, third = fabric(1, steps=20), fabric(2, start=20, steps=20), fabric(3, start=40, steps=20)
+    await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
+    await world.put_events(first)
+    async with world.worker(crashes=True, instance="a"):
+        await world.until_predicted(len(first))
+    await world.put_events(second)
+    await publish(world.kafka, prefix=world.prefix, bundle=newer, published_at=2_000)
+
+    async with world.worker(instance="a"):
+        await world.until_predicted(len(first) + len(second))
+        await world.put_events(third)
+        await world.until_predicted(len(first) + len(second) + len(third))
+
+    models = await model_of_each(world)
+    assert models.count(older.name) == len(first) + len(second)
+    assert models.count(newer.name) == len(third)
+
+
+async def test_a_replay_takes_the_same_model_for_what_lies_behind_the_snapshot(
+    world, write, signing_key, tmp_path
+) -> None:
+    world.trusted = public_key_file(signing_key, tmp_path / "trainer.pub")
+    older, newer = (
+        Path(write(tmp_path / name, created_at=at)) for name, at in (("a", 1_795_392_000_000), ("b", 1_795_392_060_000))
+    )
+    first, second, third = fabric(1), fabric(2, start=60), fabric(3, start=120)
+    await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
+    await world.put_events(first)
+    async with world.worker(crashes=True, instance="a") as ports:
+        await world.until_predicted(len(first))
+        await publish(world.kafka, prefix=world.prefix, bundle=newer, published_at=2_000)
+        await world.until(lambda: model_is(ports[0], newer.name))
+        await world.put_events(second)
+        await world.until_predicted(len(first) + len(second))
+    await world.put_events(third)
+    async with world.worker(instance="a"):
+        await world.until_predicted(len(first) + len(second) + len(third))
+
+    assert set(await model_of_each(world)) == {older.name, newer.name}
+    episodes = [msgspec.json.decode(r.value, type=Prediction) for r in await world.records("predictions")]
+    by_src = {p.src: p for p in episodes}
+    assert len({(p.src, p.change, p.episode) for p in episodes}) == len(by_src)
+
+
+async def model_is(port: int, version: str) -> bool:
+    from tests.online.test_worker import read
+
+    return f'"model": "{version}"' in await asyncio.to_thread(read, port, "/healthz")
+
+
+async def test_members_that_compute_something_else_are_refused(world) -> None:
+    await world.put_events(fabric(1, steps=2))
+    async with world.worker():
+        await world.until_predicted(24)
+
+        with pytest.raises(GroupRefused, match="--time-zone"):
+            async with asyncio.timeout(30), world.worker(time_zone="Europe/Berlin"):
+                await asyncio.sleep(25)
+
+
+async def test_exactly_once_a_crash_repeats_nothing(world) -> None:
+    first, second = fabric(1), fabric(2, start=60)
+    await world.put_events(first)
+    for _ in range(3):
+        async with world.worker(crashes=True, exactly_once=True, instance="a"):
+            await asyncio.sleep(0.7)
+    await world.put_events(second)
+    async with world.worker(exactly_once=True, instance="a"):
+        await world.until_predicted(len(first) + len(second))
+
+    count, found = await predicted(world)
+    assert count == len(first) + len(second)
+    assert found == await oracle(world)
+    await assert_features_are_those_of_backfill(world)
+    committed, ends = await world.committed_and_ends()
+    assert committed == ends
+
+
+@pytest.mark.parametrize("steps", [30, 90], ids=["fewer", "more"])
+async def test_a_topic_made_anew_under_a_running_worker_is_read_whole(world, caplog, steps) -> None:
+    await world.put_events(fabric(1))
+    async with world.worker():
+        await world.until_predicted(720)
+        before = await world.records("predictions")
+        async with administrator(world) as admin:
+            await admin.delete_topics([f"{world.prefix}metrics"])
+            await asyncio.sleep(1)
+            await admin.create_topics(
+                [NewTopic(f"{world.prefix}metrics", 2, 1, topic_configs={"message.timestamp.type": "LogAppendTime"})]
+            )
+        await world.put_events(fabric(2, steps=steps))
+
+        async def all_anew() -> bool:
+            return len(await world.records("predictions")) >= len(before) + 12 * steps
+
+        await world.until(all_anew)
+
+    assert "was made anew" in caplog.text
+    seen = {(r.partition, r.offset) for r in before}
+    anew = {
+        msgspec.json.decode(r.value, type=Prediction).src: (r.partition, r.key, r.value)
+        for r in await world.records("predictions")
+        if (r.partition, r.offset) not in seen
+    }
+    assert anew == await oracle(world)
+
+
+async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that_moved_are_said(world, caplog) -> None:
+    await world.put_events(fabric(1, steps=5))
+    async with world.worker():
+        await world.until_predicted(60)
+        async with administrator(world) as admin:
+            await admin.create_partitions({f"{world.prefix}metrics": NewPartitions(3)})
+            await world.until(lambda: said(caplog, "has no partition 2"), seconds=90)
+            others = ("predictions", "features", "metrics.dead", "state", "labels", "outcomes")
+            await admin.create_partitions({world.prefix + topic: NewPartitions(3) for topic in others})
+        await world.until(
+            lambda: (
+                said(caplog, "metrics has 3 partitions and had 2")
+                if False
+                else said(caplog, "the topic has 3 partitions and had 2")
+            ),
+            seconds=90,
+        )
+
+
+async def test_a_clock_that_jumps_by_an_hour_changes_no_result(world, monkeypatch) -> None:
+    first, second = fabric(1), fabric(2, start=60)
+    real = time.time
+    await world.put_events(first)
+    async with world.worker():
+        await world.until_predicted(len(first))
+        monkeypatch.setattr(time, "time", lambda: real() + 3_600)
+        await world.put_events(second)
+        await world.until_predicted(len(first) + len(second))
+        monkeypatch.setattr(time, "time", lambda: real() - 3_600)
+
+    assert (await predicted(world))[1] == await oracle(world)
+    committed, ends = await world.committed_and_ends()
+    assert committed == ends
