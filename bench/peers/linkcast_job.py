@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from streams.decode import Record
 from streams.kafka import KafkaSettings
+from streams.owner import Outputs, Owner
 from streams.partition import Message
-from streams.runner import Outputs, Runner
+from streams.runner import Membership, Runner
 from streams.snapshot import Chunks, Manifest, Part, check, ids_in, put, take
 
 PANE_MS, PANES = 20_000, 180
@@ -137,11 +138,11 @@ _encode = msgspec.json.Encoder().encode
 _CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
-class WindowedPartition:
+class WindowedPartition(Owner):
     """The owner of one partition: slot by stream id, and the panes of each."""
 
     def __init__(self, topic_out: str) -> None:
-        self._topic_out = topic_out
+        self.topics = (topic_out,)
         self._ids: list[str] = []
         self._slot: dict[str, int] = {}
         self._panes = empty(1_024)
@@ -152,7 +153,7 @@ class WindowedPartition:
         stream_ids, ts, latency_us = decode(records)
         means = np.empty((len(ts), 3))
         advance(self._panes, self._slots(stream_ids), ts, latency_us, means)
-        messages = {self._topic_out: encode(records, stream_ids, ts, means)}
+        messages = {self.topics[0]: encode(records, stream_ids, ts, means)}
         return Outputs(messages, {"row": len(ts)}, {}, streams=len(self._ids))
 
     def _slots(self, stream_ids: list[str]) -> NDArray[np.int64]:
@@ -206,9 +207,8 @@ async def main(arguments: argparse.Namespace) -> None:
     runner = Runner(
         KafkaSettings(bootstrap=arguments.bootstrap),
         prefix=prefix,
-        group=arguments.app,
+        member=Membership(group=arguments.app, computes=_CODE, instance=arguments.app),
         open_partition=lambda _: WindowedPartition(arguments.topic_out.removeprefix(prefix)),
-        instance=arguments.app,
     )
     await runner.run(stop)
 
