@@ -150,7 +150,7 @@ async def _once(stage: Stage, engine: Engine, plan: Plan) -> Run:
     app = f"{engine.name}-{secrets.token_hex(4)}"
     until = Until(plan.span_s)
     if plan.offered is None:
-        return await measured(stage, engine, app, until=until, warm_up=engine.warm_up)
+        return await measured(stage, engine, app, until=until, warm_up=min(engine.warm_up, stage.job.events // 4))
     # An input of its own: the hour's worth is there at the start, the rest comes at the rate offered.
     stage = stage._replace(prefix=f"{app}.")
     topic_in, ahead = f"{stage.prefix}metrics", stage.job.streams * TICKS_CHECKED_MIN
