@@ -174,6 +174,7 @@ async def _kills(stage: Stage, engines: list[Engine]) -> dict[str, Any]:
                 kills[engine.name] = await killed(own, engine, app)
             except (EngineFailed, NotFed, KafkaError) as error:
                 kills[engine.name] = {"failed": str(error)}
+            log.info("%s: %s", engine.name, kills[engine.name])
             await delete_topics(own.kafka, (own.prefix,))
     return kills
 
