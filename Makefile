@@ -47,7 +47,7 @@ format: .venv/dev  ## rewrite the code in the project's format
 bench: .venv/dev  ## measure the figures of docs/benchmarks.md on this machine
 	@$(BIN)/linkcast bench hop && $(BIN)/linkcast bench backfill && $(BIN)/linkcast bench simulate
 
-bench-peers: .venv/dev  ## the same window job in linkcast and in five engines (an hour and a half); ARGS="--engines NAME,... --rounds N"
+bench-peers: .venv/dev  ## the same window job in linkcast and in five engines (an hour); ARGS="--engines NAME,... --rounds N"
 	@$(BIN)/linkcast bench peers --kill --markdown docs/peers.md $(ARGS)
 
 lock:  ## compile the hashed locks again (needs uv)
