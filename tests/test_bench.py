@@ -125,14 +125,15 @@ def test_the_check_of_the_peers_counts_what_is_lost_repeated_and_wrong():
 
 
 def test_a_ratio_is_resolved_only_where_the_ranges_lie_apart():
-    def cpu(least, median, most):
-        return {"cpu_us": {"min": least, "median": median, "max": most}}
+    def cpu(least, median, most, rounds=3):
+        return {"rounds": rounds, "cpu_us": {"min": least, "median": median, "max": most}}
 
     found = ratios(
         {"linkcast": cpu(4, 5, 6), "faust": {"failed": "ended"}, "quix": cpu(7, 8, 9), "flink": cpu(6, 7, 9)}
     )
 
     assert found == {"quix": 1.6, "quix_resolved": True, "flink": 1.4, "flink_resolved": False}
+    assert not ratios({"linkcast": cpu(4, 5, 6, 2), "quix": cpu(7, 8, 9, 2)})["quix_resolved"]  # two are no range
 
 
 def test_what_neither_engine_nor_broker_nor_harness_used_is_noise():

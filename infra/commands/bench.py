@@ -157,7 +157,7 @@ def peers(
 
     with _checkout():
         from bench.peers import Plan, bench, table, write_into
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     given = click.get_current_context().get_parameter_source("engines") is not ParameterSource.DEFAULT
