@@ -37,7 +37,7 @@ def _rounded(value: float) -> float:
 
 
 def ratios(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, float | bool]:
-    """Return each engine's CPU per event over linkcast's, and whether the ranges of the two, of 3 rounds each, lie apart.
+    """Return each engine's CPU per event over linkcast's, and whether the ranges (of 3 rounds or more) lie apart.
 
     >>> def cpu(*of): return {"rounds": 5, "cpu_us": dict(zip(("min", "median", "max"), of))}
     >>> ratios({"linkcast": cpu(4.0, 5.0, 6.0), "quix": cpu(40.0, 50.0, 60.0), "flink": cpu(5.5, 7.0, 8.0)})
