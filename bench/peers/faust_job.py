@@ -1,4 +1,4 @@
-"""The window job on Faust: a table in memory with its changelog, events taken a thousand at a time.
+"""The window job on Faust: a table in memory with its changelog, events taken some thousands at a time.
 
 A table can't be written from the body of a `take` (faust#300, #497) unless Kafka's partitioner chooses the changelog's
 partition. Here that is the event's own, since both have the stream as key: so `use_partitioner`, and one write a
@@ -17,7 +17,7 @@ PANE_MS, PANES = 20_000, 180
 WINDOW_PANES = (15, 45, 180)
 HEAD = struct.Struct("<q3d3i")  # newest pane; sums and counts of the windows
 SUM_BYTES = PANES * 8
-BATCH, WITHIN_S = 1_000, 0.1
+BATCH, WITHIN_S = 4_000, 0.5  # 0.8 of the CPU of 1,000 within 0.1 s: fewer writes to the table
 
 
 class Event(msgspec.Struct, gc=False):
