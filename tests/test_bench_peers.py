@@ -1,0 +1,97 @@
+"""The comparison with the peers at a tiny size: its reference, its check of values, its figures."""
+
+import json
+
+import pytest
+
+from bench import peers
+from bench.peers.figures import NoPlace, ratios, table, write_into
+from bench.peers.job import PERIOD_MS, START_MS, TICKS_CHECKED_MIN, Check, Job
+from bench.peers.machine import Usage, between
+
+
+def test_peers_checks_every_value_before_it_says_a_figure():
+    figures = peers.bench(quick=True)
+
+    assert figures["engines"].keys() == {"bare", "linkcast"}
+    for engine in figures["engines"].values():
+        assert engine["checked"] >= 16 * TICKS_CHECKED_MIN
+        assert engine["cpu_us"]["median"] > 0
+    assert figures["bare"] > 0
+    assert "| linkcast (linkcast " in table(figures)
+
+
+def outputs(job):
+    """The right record of each event, in the order of the input."""
+    for key, value in job.records():
+        i = job.ids.index(key.decode())
+        ts = json.loads(value)["ts"]
+        tick = (ts - START_MS) // PERIOD_MS
+        means = dict(zip(("mean_5m", "mean_15m", "mean_60m"), job.means[i, tick].tolist(), strict=True))
+        yield json.dumps({"stream_id": key.decode(), "ts": ts} | means).encode()
+
+
+def test_the_reference_of_the_peers_is_the_mean_over_panes_by_brute_force():
+    job = Job(events=4 * 400, streams=4)
+    events = [json.loads(value) for _, value in job.records()]
+
+    for i in (0, 3):
+        mine = [event for event in events if event["stream_id"] == job.ids[i]]
+        for tick in (0, 1, 29, 30, 31, 90, 91, 361, 399):
+            pane = mine[tick]["ts"] // 20_000
+            for w, panes in enumerate((15, 45, 180)):
+                inside = [e["latency_us"] for e in mine[: tick + 1] if e["ts"] // 20_000 > pane - panes]
+                assert job.means[i, tick, w] == pytest.approx(sum(inside) / len(inside), rel=1e-12)
+
+
+def test_the_check_of_the_peers_counts_what_is_lost_repeated_and_wrong():
+    job = Job(events=4 * 50, streams=4)
+    sent = list(outputs(job))
+    assert Check(job).verdict().outputs == 0
+    whole = Check(job)
+    whole.add(sent)
+    assert whole.verdict() == (200, 0, 0, 0, 50)
+
+    check = Check(job)
+    check.add(sent[:100])
+    check.add(sent[101:])  # one is lost
+    check.add(sent[7:9])  # two are repeated
+    check.add([sent[9].replace(b'"mean_60m": ', b'"mean_60m": 1')])  # one is wrong, and repeated
+    check.add([b'{"stream_id":"no/1","ts":0,"mean_5m":1,"mean_15m":1,"mean_60m":1}'])  # one is of no event
+
+    verdict = check.verdict()
+    assert (verdict.lost, verdict.repeated, verdict.wrong) == (1, 3, 2)
+
+
+def test_a_ratio_is_resolved_only_where_the_ranges_lie_apart():
+    def cpu(least, median, most, rounds=3):
+        return {"rounds": rounds, "cpu_us": {"min": least, "median": median, "max": most}}
+
+    found = ratios(
+        {"linkcast": cpu(4, 5, 6), "faust": {"failed": "ended"}, "quix": cpu(7, 8, 9), "flink": cpu(6, 7, 9)}
+    )
+
+    assert found == {"quix": 1.6, "quix_resolved": True, "flink": 1.4, "flink_resolved": False}
+    assert not ratios({"linkcast": cpu(4, 5, 6, 2), "quix": cpu(7, 8, 9, 2)})["quix_resolved"]  # two are no range
+
+
+def test_what_neither_engine_nor_broker_nor_harness_used_is_noise():
+    a = Usage(0.0, 1.0, 1.0, 1.0, 10.0, 0.0, 90.0, frozenset({(1, 0.0), (2, 0.0)}))
+    b = Usage(10.0, 6.0, 3.0, 2.0, 20.0, 0.5, 95.0, frozenset({(1, 0.0)}))
+
+    span = between(a, b)
+
+    assert (span.engine_s, span.broker_s, span.lost_workers) == (5.0, 2.0, 1)
+    assert (span.busy_other, span.steal) == (0.2, 0.05)
+
+
+def test_the_table_takes_the_place_between_the_marks_of_a_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- peers begin -->\nold\n<!-- peers end -->\nb\n")
+
+    write_into(page, "new\n")
+
+    assert page.read_text() == "a\n<!-- peers begin -->\nnew\n<!-- peers end -->\nb\n"
+    page.write_text("no marks")
+    with pytest.raises(NoPlace, match="no lines"):
+        write_into(page, "new")
