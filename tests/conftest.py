@@ -18,6 +18,17 @@ settings.register_profile("busy machine", deadline=None)  # a slow example says 
 settings.load_profile("busy machine")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile once, before xdist starts processes that would all do it at the same time."""
+    if not hasattr(session.config, "workerinput"):
+        from online.prediction_json import compile_encoder
+        from streams.stream_table import compile_kernel
+
+        compile_kernel()
+        compile_encoder()
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
     """The settings of a real broker, shared by the tests of this process: keep to your own `prefix`."""

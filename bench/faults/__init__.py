@@ -20,7 +20,9 @@ from bench.faults import kinds
 from bench.faults.oracle import Verdict, judge
 from bench.faults.scenario import Fault, FaultDidNotFire, Scenario, fed
 from infra.broker.process import EmbeddedBroker
+from online.prediction_json import compile_encoder
 from streams.kafka import KafkaSettings
+from streams.stream_table import compile_kernel
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ def bench(*, seed: int, tries: Mapping[str, int] | None = None, at_once: int = 4
     repeats_exactly_once (which must be none), recovery_p50_s, recovery_max_s. Raises `FaultDidNotFire` where a run
     would prove nothing, `Stuck` where the workers did not go on.
     """
+    compile_kernel()  # here, and not in the first workers of all kinds at once
+    compile_encoder()
     chosen = {name: plan.tries for name, plan in KINDS.items()} if tries is None else tries
     with tempfile.TemporaryDirectory(prefix="linkcast-faults-") as folder:
         by_kind = asyncio.run(_all(Path(folder), chosen, seed, at_once))
