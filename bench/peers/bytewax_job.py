@@ -28,7 +28,7 @@ class Event(msgspec.Struct, gc=False):
 
     stream_id: str
     ts: int
-    latency_us: float
+    latency_p99: float
 
 
 class Output(msgspec.Struct, gc=False):
@@ -56,7 +56,7 @@ class Windows(StatefulBatchLogic[Event, Output, tuple]):
         return [self._take(event) for event in values], False
 
     def _take(self, event: Event) -> Output:
-        pane, x = event.ts // PANE_MS, event.latency_us
+        pane, x = event.ts // PANE_MS, event.latency_p99
         if pane > self.newest:
             self._roll(pane)
         sums, ns = self.sums, self.ns

@@ -25,7 +25,7 @@ class Event(msgspec.Struct, gc=False):
 
     stream_id: str
     ts: int
-    latency_us: float
+    latency_p99: float
 
 
 class Output(msgspec.Struct, gc=False):
@@ -59,7 +59,7 @@ class Windows:
 
     def take(self, event: Event) -> Output:
         """Take one event of the stream."""
-        pane, x = event.ts // PANE_MS, event.latency_us
+        pane, x = event.ts // PANE_MS, event.latency_p99
         if pane > self.newest:
             self._roll(pane)
         sums, ns = self.sums, self.ns

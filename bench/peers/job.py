@@ -1,10 +1,11 @@
 """The job that every engine does, its seeded input, and every value that it has to give.
 
-Input: JSON events of about 160 bytes, keyed by stream id, one event a stream every 10 s of event time, in order. Per
-stream a job keeps panes of 20 s of sums and counts of `latency_us`, and writes one JSON record per event under the
-event's own key: `{"stream_id": …, "ts": …, "mean_5m": …, "mean_15m": …, "mean_60m": …}`, `ts` being the event's. A mean
-over W is that of the events whose pane ⌊ts/20 s⌋ lies in (pane of this event − W/20 s, pane of this event], this event
-included. No event is late, missing or repeated: what engines do about those is not measured here.
+Input: metric events of `streams.contract` as JSON of about 160 bytes, keyed by stream id, one event a stream every 10 s
+of event time, in order. Per stream a job keeps panes of 20 s of sums and counts of `latency_p99`, and writes one JSON
+record per event under the event's own key: `{"stream_id": …, "ts": …, "mean_5m": …, "mean_15m": …, "mean_60m": …}`,
+`ts` being the event's. A mean over W is that of the events whose pane ⌊ts/20 s⌋ lies in (pane of this event − W/20 s,
+pane of this event], this event included. No event is late, missing or repeated: what engines do about those is not
+measured here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -62,7 +63,7 @@ class Job:
         self.ids = [f"leaf-{i // _PORTS_A_NODE:03d}/{i % _PORTS_A_NODE}" for i in range(streams)]
         self.partition = [partition_of(stream_id.encode()) for stream_id in self.ids]
         self.phase_ms = rng.integers(0, PERIOD_MS, streams)
-        self.latency_us = rng.lognormal(1.0, 0.5, (self.ticks, streams)).round(3)
+        self.latency_p99 = rng.lognormal(1.0, 0.5, (self.ticks, streams)).round(3)
         self._utilization = (rng.random(997) * 100).round(3)
 
     @property
@@ -76,12 +77,12 @@ class Job:
         busy = self._utilization.tolist()
         for tick in range(first, self.ticks if ticks is None else first + ticks):
             ts = (START_MS + tick * PERIOD_MS + self.phase_ms).tolist()
-            for i, latency in enumerate(self.latency_us[tick].tolist()):
+            for i, latency in enumerate(self.latency_p99[tick].tolist()):
                 u = busy[(tick + i) % len(busy)]
                 yield (
                     keys[i],
-                    f'{{"stream_id":"{self.ids[i]}","ts":{ts[i]},"latency_us":{latency},"utilization":{u},'
-                    f'"error_rate":0.0,"bandwidth_gbps":{u},"qp_errors":0.0,"source":"linkcast bench"}}'.encode(),
+                    f'{{"v":1,"stream_id":"{self.ids[i]}","ts":{ts[i]},"latency_p99":{latency},"utilization":{u},'
+                    f'"error_rate":0.0,"bandwidth_gbps":{u},"qp_errors":0.0,"mr_failures":0.0}}'.encode(),
                 )
 
     @cached_property
@@ -91,7 +92,7 @@ class Job:
         n = np.arange(1, self.ticks + 1)
         for i in range(self.streams):
             pane = (START_MS + (n - 1) * PERIOD_MS + self.phase_ms[i]) // PANE_MS
-            total = np.concatenate(([0.0], np.cumsum(self.latency_us[:, i])))
+            total = np.concatenate(([0.0], np.cumsum(self.latency_p99[:, i])))
             for w, window_ms in enumerate(WINDOWS_MS):
                 first = np.searchsorted(pane, pane - window_ms // PANE_MS, side="right")
                 means[i, :, w] = (total[n] - total[first]) / (n - first)
@@ -107,7 +108,7 @@ class Check:
     def __init__(self, job: Job, *, carried: bool = False) -> None:
         self._job = job
         self._read, self._columns = (_read_event, _event_columns) if carried else (_read_output, _output_columns)
-        self._expected = job.latency_us.T[:, :, None] if carried else job.means
+        self._expected = job.latency_p99.T[:, :, None] if carried else job.means
         self._number = {stream_id: i for i, stream_id in enumerate(job.ids)}
         self._seen = np.zeros((job.streams, job.ticks), np.int64)
         self._wrong = 0
@@ -135,7 +136,7 @@ class Check:
 class _Event(msgspec.Struct):
     stream_id: str
     ts: int
-    latency_us: float
+    latency_p99: float
 
 
 _read_output = msgspec.json.Decoder(Output).decode
@@ -147,7 +148,7 @@ def _output_columns(outputs: list[Output]) -> NDArray[np.float64]:
 
 
 def _event_columns(events: list[_Event]) -> NDArray[np.float64]:
-    return np.array([event.latency_us for event in events], np.float64).reshape(-1, 1)
+    return np.array([event.latency_p99 for event in events], np.float64).reshape(-1, 1)
 
 
 @lru_cache(1 << 12)

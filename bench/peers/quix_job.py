@@ -24,7 +24,7 @@ class Event(msgspec.Struct, gc=False):
 
     stream_id: str
     ts: int
-    latency_us: float
+    latency_p99: float
 
 
 class Output(msgspec.Struct, gc=False):
@@ -44,7 +44,7 @@ encode = msgspec.json.Encoder().encode
 def means(value: bytes, state: State) -> bytes:
     """Take one event of a stream; return its record."""
     event = decode(value)
-    new, x = event.ts // PANE_MS, event.latency_us
+    new, x = event.ts // PANE_MS, event.latency_p99
     head = state.get_bytes("head")
     pane, pane_sum, pane_n, *windows = HEAD.unpack(head) if head else (new, 0.0, 0, 0.0, 0.0, 0.0, 0, 0, 0)
     if new > pane:

@@ -249,6 +249,7 @@ def _end_children_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
+@command.command()
 @click.option(
     "--engines",
     metavar="NAME,…",

@@ -25,13 +25,13 @@ public record Reading(byte[] key, String streamId, long ts, double latencyUs) {
                 switch (field) {
                     case "stream_id" -> streamId = parser.getText();
                     case "ts" -> ts = parser.getLongValue();
-                    case "latency_us" -> latencyUs = parser.getDoubleValue();
+                    case "latency_p99" -> latencyUs = parser.getDoubleValue();
                     default -> parser.skipChildren();
                 }
             }
         }
         if (streamId == null || ts == Long.MIN_VALUE || Double.isNaN(latencyUs)) {
-            throw new IOException("stream_id, ts or latency_us is missing: " + new String(json));
+            throw new IOException("stream_id, ts or latency_p99 is missing: " + new String(json));
         }
         return new Reading(key, streamId, ts, latencyUs);
     }

@@ -23,7 +23,7 @@ record Reading(String streamId, long ts, double latencyUs) {
                 switch (field) {
                     case "stream_id" -> streamId = parser.getText();
                     case "ts" -> ts = parser.getLongValue();
-                    case "latency_us" -> latencyUs = parser.getDoubleValue();
+                    case "latency_p99" -> latencyUs = parser.getDoubleValue();
                     default -> parser.skipChildren();
                 }
             }
@@ -31,7 +31,7 @@ record Reading(String streamId, long ts, double latencyUs) {
             throw new UncheckedIOException("not an event: " + new String(json), error);
         }
         if (streamId == null || ts == Long.MIN_VALUE || Double.isNaN(latencyUs)) {
-            throw new IllegalArgumentException("stream_id, ts or latency_us is missing: " + new String(json));
+            throw new IllegalArgumentException("stream_id, ts or latency_p99 is missing: " + new String(json));
         }
         return new Reading(streamId, ts, latencyUs);
     }
