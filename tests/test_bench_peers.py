@@ -1,13 +1,21 @@
 """The comparison with the peers at a tiny size: its reference, its check of values, its figures."""
 
 import json
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench import peers
 from bench.peers.figures import NoPlace, ratios, table, write_into
 from bench.peers.job import PERIOD_MS, START_MS, TICKS_CHECKED_MIN, Check, Job
+from bench.peers.linkcast_job import WindowedPartition
 from bench.peers.machine import Usage, between
+from bench.peers.means_json import MeansWriter
+from infra.command import main
+from streams.snapshot import Manifest
 
 
 def test_peers_checks_every_value_before_it_says_a_figure():
@@ -42,6 +50,71 @@ def test_the_reference_of_the_peers_is_the_mean_over_panes_by_brute_force():
             for w, panes in enumerate((15, 45, 180)):
                 inside = [e["latency_p99"] for e in mine[: tick + 1] if e["ts"] // 20_000 > pane - panes]
                 assert job.means[i, tick, w] == pytest.approx(sum(inside) / len(inside), rel=1e-12)
+
+
+class Fetched(NamedTuple):
+    """A Kafka record, as far as an owner reads it."""
+
+    key: bytes
+    value: Any
+    offset: int = 0
+    timestamp: int = 1_800_000_000_000
+    headers: tuple[()] = ()
+
+
+def test_linkcast_gives_the_reference_also_across_a_snapshot():
+    job = Job(events=4 * 800, streams=4)  # two hours and more: the ring of panes has gone round
+    records = [Fetched(key, value) for key, value in job.records()]
+    owner, check, kept = WindowedPartition("out"), Check(job), dict[str, bytes]()
+    for first in range(0, len(records), 500):
+        if first in (500, 2_000):  # the second one holds only what changed since the first
+            chunks, about = owner.take()
+            kept |= chunks
+        if first == 2_000:
+            owner = WindowedPartition("out")
+            owner.restore(Manifest(next_offset=first, crc={}, **about), kept)
+        messages = owner.advance(records[first : first + 500]).messages["out"]
+        check.add([message.value for message in messages])
+        assert [message.key for message in messages] == [record.key for record in records[first : first + 500]]
+
+    assert check.verdict() == (3_200, 0, 0, 0, 800)
+
+
+def test_linkcast_gives_no_mean_for_what_is_no_event_or_has_no_latency():
+    bad = [b"{", b'{"v":1,"stream_id":"a/1","ts":40000,"utilization":5.0}', None]
+    good = b'{"v":1,"stream_id":"a/1","ts":60000,"latency_p99":5.0}'
+
+    outputs = WindowedPartition("out").advance([Fetched(b"a/1", value) for value in (*bad, good)])
+
+    [message] = outputs.messages["out"]
+    assert json.loads(message.value) == {
+        "stream_id": "a/1", "ts": 60_000, "mean_5m": 5.0, "mean_15m": 5.0, "mean_60m": 5.0,
+    }  # fmt: skip
+    assert (outputs.became, outputs.dead) == ({"row": 1, "dead": 3}, {"not_json": 1, "tombstone": 1})
+
+
+MEANS = st.floats(0.0, 1e12) | st.floats(0.0, 1e-2) | st.sampled_from([0.0, 1e-3, 0.999999999999, 1e9, 5e-324])
+
+
+@given(st.lists(st.tuples(MEANS, MEANS, MEANS), min_size=1))
+def test_means_are_written_to_a_millionth_of_themselves(means):
+    writer = MeansWriter()
+    writer.extend(["a/1"])
+    n = len(means)
+
+    packed = writer.write(np.zeros(n, np.int64), np.arange(n), np.array(means))
+
+    for i, message in enumerate(packed):
+        stream_id, ts, *written = json.loads(message.value).values()
+        assert (stream_id, ts) == ("a/1", i)
+        assert np.allclose(written, means[i], rtol=1e-6, atol=0.0)
+
+
+def test_the_peers_are_a_command():
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "peers", "--help"])
+
+    assert ended.value.code == 0
 
 
 def test_the_check_of_the_peers_counts_what_is_lost_repeated_and_wrong():
