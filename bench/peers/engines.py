@@ -29,6 +29,8 @@ _JAVA = {"kafka_streams": "kafka-streams", "flink": "flink"}
 _HEAP_MAX = {"kafka_streams": "-Xmx768m", "flink": "-Xmx1g"}
 _WARM_UP = {"faust": 5_000, "quix": 10_000, "bytewax": 50_000, "kafka_streams": 700_000, "flink": 700_000}
 _WARM_UP_OURS = 150_000
+_ROUNDS_MAX = {"faust": 3, "quix": 3}
+"""Of engines that take a minute until the hour has expired: enough for a range, and the whole lasts minutes less."""
 
 ENGINES = (*_OURS, *_PYTHON, *_JAVA)
 
@@ -44,6 +46,11 @@ class Engine(NamedTuple):
     command: tuple[str, ...]
     version: str
     warm_up: int  # outputs before the first sample: imports, compilers and caches are behind it
+
+    @property
+    def rounds_max(self) -> int | None:
+        """In how many rounds it takes part, None: in all."""
+        return _ROUNDS_MAX.get(self.name)
 
     @property
     def carries(self) -> bool:

@@ -85,12 +85,15 @@ _KILL_HEAD = (
 
 
 def _where(figures: Mapping[str, Any]) -> str:
+    rounds = figures["rounds"]
     noisy = {name: engine["noisy"] for name, engine in figures["engines"].items() if engine.get("noisy")}
     said = f"; **noisy rounds** {noisy}" if noisy else ""
+    fewer = [name for name, engine in figures["engines"].items() if engine.get("rounds", rounds) < rounds]
+    of = f"{rounds} rounds" + "".join(f", {figures['engines'][name]['rounds']} of {name}" for name in fewer)
     offered = f", {figures['offered']:,} events/s offered" if figures.get("offered") else ""
     return (
         f"{figures['date']}, {figures['machine']}, Kafka {figures['kafka']}, Python {figures['python']}{offered}: "
-        f"median [least–most] of {figures['rounds']} rounds{said}."
+        f"median [least–most] of {of}{said}."
     )
 
 
