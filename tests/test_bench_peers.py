@@ -148,6 +148,15 @@ def test_a_ratio_is_resolved_only_where_the_ranges_lie_apart():
     assert not ratios({"linkcast": cpu(4, 5, 6, 2), "quix": cpu(7, 8, 9, 2)})["quix_resolved"]  # two are no range
 
 
+def test_the_table_says_who_took_part_in_fewer_rounds():
+    spread = {"min": 4, "median": 5, "max": 6}
+    keys = ("cpu_us", "events_per_s", "rss_mb", "first_output_s", "broker_cpu_us")
+    engines = {name: {"rounds": n, **dict.fromkeys(keys, spread)} for name, n in (("linkcast", 5), ("faust", 3))}
+    about = {"date": "2026-11-25", "machine": "one", "kafka": "4.3.1", "python": "3.11", "rounds": 5}
+
+    assert "of 5 rounds, 3 of faust." in table(about | {"engines": engines})
+
+
 def test_what_neither_engine_nor_broker_nor_harness_used_is_noise():
     a = Usage(0.0, 1.0, 1.0, 1.0, 10.0, 0.0, 90.0, frozenset({(1, 0.0), (2, 0.0)}))
     b = Usage(10.0, 6.0, 3.0, 2.0, 20.0, 0.5, 95.0, frozenset({(1, 0.0)}))
