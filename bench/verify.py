@@ -1,4 +1,4 @@
-"""What workers wrote while they were killed is what a replay computes: each feature of a million events, in each bit."""
+"""What workers wrote while they were killed is what a replay computes: each feature of a million events, each bit."""
 
 import asyncio
 import random
