@@ -66,6 +66,12 @@ class Episodes:
         self._dirty[0] |= slots.size > 0
         return change, opened_at
 
+    def under_way(self, n_streams: int) -> NDArray[np.bool_]:
+        """Return which of the first streams are in an episode, shape (n_streams,)."""
+        self._make_room(n_streams)
+        under_way: NDArray[np.bool_] = self._state.opened_at[:n_streams] != _NONE
+        return under_way
+
     def parts(self) -> tuple[Part, ...]:
         """Return the state as what a snapshot writes."""
         return (Part("episodes", tuple(self._state), self._dirty),)

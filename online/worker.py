@@ -25,6 +25,10 @@ from streams.partition import Advanced, Message, advance, dead_letter
 from streams.snapshot import Chunks, Manifest, check, ids_in, take
 from streams.stream_table import StreamTable
 
+_FORGET_EVERY_MS = 600_000
+_CLOCK_BACK_MS = 7_200_000
+"""How much later than after 25 h a stream leaves memory: a broker whose clock is set back must not show in results."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -35,7 +39,8 @@ class ScoredPartition(Owner):
 
     def __init__(self, number: int, *, topic: str, table: StreamTable, champion: Champion) -> None:
         self._number, self._topic, self._table, self._champion = number, topic, table, champion
-        self._ids_written = 0
+        self._ids_written = 0  # of the table's ids, how many stand in the snapshot
+        self._seen = self._forgotten_at = 0  # ms, by the broker's clock
         self._episodes = Episodes()
         self._turns = Turns()
         self._held: list[Advanced] = []  # whose features are not put out yet
@@ -43,6 +48,7 @@ class ScoredPartition(Owner):
 
     def take(self) -> tuple[Chunks, dict[str, Any]]:
         """Copy what changed since the last snapshot, and say what its manifest is to say of it."""
+        self._forget_idle()
         ids = self._table.ids
         chunks = take((*self._table.parts(), *self._episodes.parts()), ids, self._ids_written)
         self._ids_written = len(ids)
@@ -51,6 +57,23 @@ class ScoredPartition(Owner):
             "streams": len(ids),
             "model": self._turns.model_at(sys.maxsize) or self._champion.scorer.version,
         }
+
+    def _forget_idle(self) -> None:
+        """Let streams leave memory, now and then: each is looked at. Rows held back and open episodes name slots."""
+        if self._held or self._seen < self._forgotten_at + _FORGET_EVERY_MS:
+            return
+        self._forgotten_at = self._seen
+        slots = self._table.forget_idle(self._seen - _CLOCK_BACK_MS, self._episodes.under_way(len(self._table.ids)))
+        self._ids_written = min(self._ids_written, slots.min(initial=self._ids_written))
+
+    def _learn_streams(self) -> None:
+        """Follow the table's slots: new ones, and those that another stream had before."""
+        ids, retaken = self._table.ids, self._table.streams.retaken
+        self._writer.extend(ids[len(self._writer) :])
+        for slot in retaken:
+            self._writer.replace(slot, ids[slot])
+        self._ids_written = min([self._ids_written, *retaken])
+        retaken.clear()
 
     def turns(self) -> Sequence[int]:
         """Return the offsets from which another model scores."""
@@ -77,6 +100,8 @@ class ScoredPartition(Owner):
         scorer = self._scorer(records[0].offset)
         with cpu("features"):
             advanced = advance(self._table, records)
+            self._learn_streams()
+            self._seen = records[-1].timestamp
         with cpu("score"):
             scores = scorer.score(advanced.rows)
             change, opened_at = self._episodes.advance(advanced.slot, advanced.ts, scores.risk)
@@ -133,7 +158,6 @@ class ScoredPartition(Owner):
         opened_at: NDArray[np.int64],
     ) -> Packed:
         """Encode one prediction a row: nearly all are healthy, outside an episode, and need no object each."""
-        self._writer.extend(self._table.ids[len(self._writer) :])
         eventful = np.flatnonzero((scores.code != 0) | (opened_at >= 0))
         return self._writer.write(
             scorer.version, advanced.slot, advanced.ts, scores.risk, scores.confidence, advanced.offset,

@@ -34,11 +34,14 @@ class StreamIds:
     ----------
     names
         Id by slot; the empty string where a slot is free. The list stays the same object and only this class writes it.
+    retaken
+        Slots that had been freed and were given to another stream, for who keeps something by slot: to be emptied then.
     """
 
     def __init__(self, *, streams_max: int, names: Sequence[str] = ()) -> None:
         self._streams_max = streams_max
         self.names: list[str] = []
+        self.retaken: list[int] = []
         self._counts = np.zeros(5, np.int64)  # live streams, next new slot, free slots, bytes used, slots just added
         self._buckets = np.full((2_048, 2), _EMPTY, np.int32)  # slot, and 31 bits of the hash
         self._spans = np.zeros((2, 1_024), np.int64)  # start and end in `_bytes`, by slot; start -1 is free
@@ -100,9 +103,12 @@ class StreamIds:
 
     def _name(self, slot: NDArray[np.int64]) -> None:
         """Bring `names` up to date with slots just given."""
-        self.names.extend([""] * (int(self._counts[_NEXT]) - len(self.names)))
+        known = len(self.names)
+        self.names.extend([""] * (int(self._counts[_NEXT]) - known))
         for s in slot.tolist():
             if s >= 0 and not self.names[s]:
+                if s < known:
+                    self.retaken.append(s)
                 self.names[s] = self._bytes[self._spans[0, s] : self._spans[1, s]].tobytes().decode()
         self._counts[_ADDED] = 0
 

@@ -58,6 +58,17 @@ class StreamTable:
             self.windows = windows.grown(self.windows, capacity)
         return slots
 
+    def forget_idle(self, now_ms: int, is_needed: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Free the slots of streams that were idle for 25 h at `now_ms`, by the broker's clock, and return them.
+
+        Changes no result: the kernel would empty them at their next event. `is_needed`, by slot, keeps some.
+        """
+        slots = windows.idle(self.windows, len(self.ids), now_ms)
+        slots = slots[~is_needed[slots]]
+        windows.forget(self.windows, slots)
+        self.streams.remove(slots)
+        return slots
+
     def parts(self) -> tuple[Part, ...]:
         """Return the state as what a snapshot writes."""
         return windows.parts(self.windows)

@@ -23,6 +23,7 @@ from bench import (
     score,
     simulate,
     spec_pandas,
+    verify,
 )
 from bench.open_loop import Flow, Flowed
 from infra.command import main
@@ -143,6 +144,13 @@ def test_the_yardstick_is_the_specification_s_pandas():
     assert rows["latency_p99_delta_pct"].tolist() == [0.0, 0.0, 75.0]
     assert rows["prediction_type"].dropna().tolist() == ["performance_degradation"]
     assert rows["risk_score"].tolist() == [0, 0, 100]
+
+
+def test_verify_finds_no_feature_that_differs_though_a_worker_is_killed(bundle):
+    figures = verify.bench(events=20_000, streams=200, kills=1, model=bundle)
+
+    assert figures["events"] >= 20_000
+    assert (figures["differing"], figures["missing"], figures["unexplained"]) == (0, 0, 0)
 
 
 def test_simulate_gives_the_events_of_its_seed():

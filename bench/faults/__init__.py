@@ -151,6 +151,11 @@ def _recovery(faults: list[Fault]) -> Figures:
     return {"recovery_p50_s": round(statistics.median(seconds), 1), "recovery_max_s": round(max(seconds), 1)}
 
 
+def failed(figures: Mapping[str, object]) -> bool:
+    """Whether a fault did harm: anything lost or wrong, or repeated where it should come exactly once."""
+    return any(figures[key] for key in ("lost", "wrong", "repeats_exactly_once"))
+
+
 def table(figures: Mapping[str, object]) -> str:
     """Return what `bench` measured as a table, one kind of fault a row.
 

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from bench.faults import KINDS, bench, table
+from bench.faults import KINDS, bench, failed, table
 
 
 @click.command()
@@ -30,7 +30,7 @@ def main(seed: int | None, kinds: tuple[str, ...], tries: int | None, at_once: i
     chosen = {name: tries or plan.tries for name, plan in KINDS.items() if not kinds or name in kinds}
     figures = bench(seed=seed, tries=chosen, at_once=at_once)
     click.echo(table(figures))
-    sys.exit(1 if figures["lost"] or figures["wrong"] or figures["repeats_exactly_once"] else 0)
+    sys.exit(int(failed(figures)))
 
 
 main()

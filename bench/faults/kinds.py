@@ -50,10 +50,12 @@ async def kill_at_each_step(scenario: Scenario, n: int) -> None:
 
 
 async def kill_at_random(scenario: Scenario, n: int) -> None:
-    """SIGKILL a worker at any time of its life, its start included."""
+    """SIGKILL a worker at any time of its life: one in four while it starts, the others at work."""
     for _ in range(n):
         worker = await scenario.start("--instance", "a")
-        await asyncio.sleep(scenario.rng.uniform(1, 9))
+        if scenario.rng.random() < 0.75:
+            await worker.takes_over(more_than=0)
+        await asyncio.sleep(scenario.rng.uniform(0, 5))
         await scenario.kill(worker)
 
 

@@ -241,6 +241,51 @@ def decode(events: int, as_json: bool) -> None:
     _report(bench(events=events), as_json)
 
 
+@command.command()
+@click.option("--events", type=click.IntRange(1_000), default=1_200_000, show_default=True)
+@click.option("--kills", type=click.IntRange(0), default=5, show_default=True, help="Workers ended by kill -9.")
+@json_option
+def verify(events: int, kills: int, as_json: bool) -> None:
+    """Kill workers on their way through a backlog, and compare every feature that they wrote with a replay.
+
+    Starts a broker of its own in a temporary folder. Prints how many rows were compared, and how many features differ
+    in any bit; exits with 1 if any does.
+
+    \b
+        linkcast bench verify --json
+    """
+    with _checkout():
+        from bench.verify import bench
+    _end_children_on_sigterm()
+    _report(bench(events=events, kills=kills), as_json)
+
+
+@command.command()
+@click.option("--seed", type=int, default=20_261_123, show_default=True, help="Of every choice.")
+@json_option
+def faults(seed: int, as_json: bool) -> None:
+    """Break real workers on real brokers in every way we know, and compare all that they left with a replay.
+
+    The suite of 'make test-faults', where a single kind can be chosen; takes about half an hour. Prints what was
+    tried, lost, wrong and repeated; exits with 1 if an output is lost, any output, state or offset wrong, or one
+    repeated where it should come exactly once.
+
+    \b
+        linkcast bench faults --json
+    """
+    import json
+
+    with _checkout():
+        from bench.faults import bench, failed, table
+    _end_children_on_sigterm()
+    figures = bench(seed=seed)
+    click.echo(table(figures), err=True)
+    if as_json:
+        click.echo(json.dumps(figures))
+    if failed(figures):
+        raise WrongAnswer("a fault did harm: see the table above, and run its kind alone by 'make test-faults'")
+
+
 def _end_children_on_sigterm() -> None:
     """Make SIGTERM an exit as any other: the broker and the workers end with it."""
     import signal
