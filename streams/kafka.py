@@ -4,6 +4,7 @@ Importing this needs no Kafka client; `client_arguments` and `await_broker` do.
 """
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import time
@@ -169,6 +170,12 @@ async def stop_producer(producer: "AIOKafkaProducer") -> None:
         sender.cancel()
         await asyncio.wait([sender], timeout=STOP_SECONDS)
         await producer.client.close()
+
+
+async def stop_consumer(consumer: "AIOKafkaConsumer") -> None:
+    """Stop a consumer within seconds, whatever its tasks wait for: to be cancelled ends them, too."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(consumer.stop(), STOP_SECONDS)
 
 
 async def read_to_end(

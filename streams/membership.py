@@ -11,6 +11,8 @@ from streams.raw_records import AS_THEY_ARE
 
 SESSION_TIMEOUT_MS = 10_000
 """After a worker is killed, its partitions wait this long for another; a static member takes its own back at once."""
+REBALANCE_TIMEOUT_MS = 30_000
+"""How long a rebalance waits for a member that hands its partitions over, which takes 20 s at most."""
 HEARTBEAT_MS = 500
 """A member hears of a rebalance with its next heartbeat, and the partitions of the others wait for the last to hear."""
 
@@ -38,7 +40,7 @@ def group_consumer(kafka: KafkaSettings, *, group: str, computes: str, instance:
         value_deserializer=AS_THEY_ARE,
         session_timeout_ms=SESSION_TIMEOUT_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
-        rebalance_timeout_ms=60_000,
+        rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
         metadata_max_age_ms=30_000,
         max_partition_fetch_bytes=4 << 20,
         fetch_max_wait_ms=100,

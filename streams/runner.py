@@ -22,7 +22,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
-from streams.kafka import KafkaSettings, await_broker, stop_producer
+from streams.kafka import KafkaSettings, await_broker, stop_consumer, stop_producer
 from streams.membership import group_consumer, refused
 from streams.outlet import BATCH_BYTES_MAX, REQUEST_BYTES_MAX, AtLeastOnce, ExactlyOnce, Outlet
 from streams.owner import Owner
@@ -36,6 +36,9 @@ SNAPSHOT_S = 10.0
 HANDOVER_S_MAX = 20.0
 PAUSE_S_MAX = 30.0
 REFUSED_S_MAX = 30.0
+REJOINS_WITHIN_S = 45.0
+"""A rebalance ends within `membership.REBALANCE_TIMEOUT_MS`. Once in a hundred SIGSTOPs on a busy machine, aiokafka 0.14
+never came back from one, without a word: a new session does."""
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._tasks: dict[TopicPartition, Task] = {}
         self._generation = 0
         self._refused_generation = -1
+        self._without_since: float | None = None  # s, monotonic; None while the group has said what is ours
         # Held while a batch is under way, so that a partition is handed over between two batches.
         self._turn = asyncio.Lock()
         self.progressed_at = time.monotonic()
@@ -88,6 +92,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         async with self._clients() as (consumer, producer):
             self._consumer, self._producer = consumer, producer
             consumer.subscribe([self._topic], listener=self)
+            self._without_since = time.monotonic()
             commit_s = COMMIT_EXACTLY_ONCE_S if self._member.exactly_once else COMMIT_S
             commit_at, snapshot_at = time.monotonic(), time.monotonic() + SNAPSHOT_S
             while not stop.is_set():
@@ -119,7 +124,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(stop_producer, producer)
             await producer.start()
-            stack.push_async_callback(consumer.stop)
+            stack.push_async_callback(stop_consumer, consumer)
             await consumer.start()
             yield consumer, producer
 
@@ -137,6 +142,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         return fetched
 
     async def _take_over_what_is_new(self) -> None:
+        if self._without_since and time.monotonic() - self._without_since > REJOINS_WITHIN_S:
+            raise KafkaError(f"the group has not said for {REJOINS_WITHIN_S:g} s which partitions are ours")
         if self._generation == self._refused_generation:
             if time.monotonic() - self._refused_at > REFUSED_S_MAX:
                 raise KafkaError(f"a commit was refused {REFUSED_S_MAX:g} s ago, and the group has not said why")
@@ -204,10 +211,12 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             except (KafkaError, TimeoutError) as error:
                 log.warning("not all was handed over (%r): the next owner does it again", error)
             await self._let_go()
+        self._without_since = time.monotonic()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Let the loop take them over: an exception in here would be swallowed."""
         self._generation += 1
+        self._without_since = None
         async with self._turn:
             await self._let_go()
 
