@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import logging
 import time
@@ -78,6 +79,9 @@ async def run_worker(
             # The first batch is scored by the newest model, not by whatever was quickest to load.
             await _first(models.caught_up.wait(), stop.wait(), following)
             log.info("scoring with %s", champion.scorer.version)
+            # What is here now stays, Numba's and XGBoost's modules above all: no collection has to walk it again.
+            gc.collect()
+            gc.freeze()
             running = asyncio.create_task(runner.run(stop))
             await _first(running, following)
             await running

@@ -1,8 +1,7 @@
 """What a worker says of itself to Prometheus."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
@@ -24,11 +23,37 @@ SNAPSHOT_AT = Gauge("linkcast_snapshot_timestamp_seconds", "When state was last 
 MODEL = Gauge("linkcast_model_info", "1 for the model that scores", ["version"])
 
 
-@contextmanager
-def cpu(stage: str) -> Iterator[None]:
-    """Add the CPU time of this thread in the block to a stage's."""
-    start = time.thread_time()
-    try:
-        yield
-    finally:
-        STAGE_CPU_SECONDS.labels(stage).inc(time.thread_time() - start)
+class OfPartition:
+    """What is said of one partition. Looking a label up takes 3 µs, and small batches come a thousand a second."""
+
+    def __init__(self, partition: int) -> None:
+        self.rebuilding, self.lag = REBUILDING.labels(partition), LAG.labels(partition)
+        self._streams = STREAMS.labels(partition)
+        self._became: dict[str, Counter] = {}
+
+    def add(self, became: Mapping[str, int], dead: Mapping[str, int], streams: int) -> None:
+        """Count what the events of one batch became."""
+        for name, count in became.items():
+            if count:
+                counter = self._became.get(name) or self._became.setdefault(name, EVENTS.labels(name))
+                counter.inc(count)
+        for reason, count in dead.items():
+            DEAD_LETTERS.labels(reason).inc(count)
+        BATCH_EVENTS.observe(sum(became.values()))
+        self._streams.set(streams)
+
+
+class cpu:  # noqa: N801  # reads as a statement
+    """Adds the CPU time of this thread in its block to a stage's."""
+
+    def __init__(self, stage: str) -> None:
+        self._seconds = _stages.get(stage) or _stages.setdefault(stage, STAGE_CPU_SECONDS.labels(stage))
+
+    def __enter__(self) -> None:
+        self._start = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds.inc(time.thread_time() - self._start)
+
+
+_stages: dict[str, Counter] = {}

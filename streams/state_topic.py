@@ -77,7 +77,7 @@ class StateTopic:
 
         Raises aiokafka's errors; `ProducerFenced` where another owner has opened the partition.
         """
-        self._crc |= checksums(chunks)
+        self._crc |= await asyncio.to_thread(checksums, chunks)
         whole = await asyncio.to_thread(records, chunks, Manifest(crc=self._crc, **manifest))
         async with self._one_at_a_time, self._producer.transaction():
             sent = []

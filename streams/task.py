@@ -13,7 +13,7 @@ from streams import measures
 from streams.failpoints import reached
 from streams.kafka import KafkaSettings
 from streams.outlet import Outlet
-from streams.owner import Messages, Outputs, Owner
+from streams.owner import Messages, Owner
 from streams.recovery import Resumed, resume
 from streams.snapshot import Chunks
 from streams.state_topic import TURNS, StateTopic
@@ -33,6 +33,7 @@ class Task:
         self.next_offset = self.emit_from = self.committed = 0
         self._settled = 0
         self._seen = -1
+        self._measures = measures.OfPartition(tp.partition)
         self._partitions = 0
         self._committing: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -64,8 +65,8 @@ class Task:
         reached("fetched")
         for part in self._parts(records):
             await self._carry(part)
-        measures.REBUILDING.labels(self.tp.partition).set(max(0, self.emit_from - self.next_offset))
-        measures.LAG.labels(self.tp.partition).set((highwater or self.next_offset) - self.next_offset)
+        self._measures.rebuilding.set(max(0, self.emit_from - self.next_offset))
+        self._measures.lag.set((highwater or self.next_offset) - self.next_offset)
 
     def _parts(self, records: list[Any]) -> Iterator[list[Any]]:
         """Cut a batch where outputs begin, and where a turn takes effect."""
@@ -92,7 +93,7 @@ class Task:
         if is_output:
             reached("advanced")
             await self._send(outputs.messages)
-            self._measure(outputs)
+            self._measures.add(outputs.became, outputs.dead, outputs.streams)
         else:
             reached("rebuilt")
             self._owner.flush()  # put out by the owner before
@@ -103,14 +104,6 @@ class Task:
                 if of_topic:
                     await self._outlet.send(self._prefix + topic, of_topic)
                 reached("output_sent")
-
-    def _measure(self, outputs: Outputs) -> None:
-        for became, count in outputs.became.items():
-            measures.EVENTS.labels(became).inc(count)
-        for reason, count in outputs.dead.items():
-            measures.DEAD_LETTERS.labels(reason).inc(count)
-        measures.BATCH_EVENTS.observe(sum(outputs.became.values()))
-        measures.STREAMS.labels(self.tp.partition).set(outputs.streams)
 
     async def begin_commit(self) -> None:
         """Let the offset follow what was put out, while the hop goes on; raises what the commit before raised."""
