@@ -45,7 +45,7 @@ format: .venv/dev  ## rewrite the code in the project's format
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 bench: .venv/dev  ## measure the figures of docs/benchmarks.md on this machine
-	@$(BIN)/linkcast bench hop && $(BIN)/linkcast bench backfill && $(BIN)/linkcast bench simulate
+	@$(BIN)/linkcast bench hop && $(BIN)/linkcast bench score && $(BIN)/linkcast bench backfill && $(BIN)/linkcast bench memory && $(BIN)/linkcast bench simulate
 
 bench-peers: .venv/dev  ## the same window job in linkcast and in five engines (an hour); ARGS="--engines NAME,... --rounds N"
 	@$(BIN)/linkcast bench peers --kill --markdown docs/peers.md $(ARGS)
