@@ -33,7 +33,8 @@ def bench(
                     until_taken(worker)
                     time.sleep(rng.uniform(0.2, 1.5))
                     worker.process.send_signal(signal.SIGKILL)
-            with stage.worker("--instance", "a", name="last"):
+            with stage.worker("--instance", "a", name="last") as worker:
+                until_taken(worker)
                 asyncio.run(_drained(stage))
         with step("replaying"):
             found = asyncio.run(verify(stage.kafka, prefix=PREFIX))
