@@ -7,11 +7,12 @@ beforehand, so that it only sleeps and writes; the reader keeps what it fetched,
 import asyncio
 import gc
 import multiprocessing
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -129,8 +130,15 @@ def _process(target: Callable[..., None], *arguments: Any) -> Iterator[Connectio
         process.close()
 
 
+def _before_others() -> None:
+    """Let the broker, on the same core, wait for who measures: they would be on other machines. Root may ask for it."""
+    with suppress(PermissionError):
+        os.nice(-10)
+
+
 def _load(bootstrap: str, flow: Flow, pipe: Connection) -> None:
     """Send what is due together when it is due; tell when each event left and when it was acknowledged."""
+    _before_others()
     due, counts = np.unique(flow.due(), return_counts=True)
     each = records(flow.events, streams=flow.streams, period_ms=flow.period_ms, start_ms=flow.start_ms)
     requests = [_request([next(each) for _ in range(count)]) for count in counts.tolist()]
@@ -177,6 +185,7 @@ def _request(due: list[KeyedRecord]) -> bytes:
 
 def _read(kafka: KafkaSettings, flow: Flow, pipe: Connection) -> None:
     """Take predictions as they come; tell when each event's came, on which partition, and how many came again."""
+    _before_others()
     gc.disable()
     fetches = asyncio.run(_fetches(kafka, flow.events, pipe))
     answered = np.zeros(flow.events, np.int64)

@@ -44,6 +44,7 @@ class ScoredPartition(Owner):
         self._episodes = Episodes()
         self._turns = Turns()
         self._held: list[Advanced] = []  # whose features are not put out yet
+        self._rows_held = 0
         self._writer = PredictionWriter(number)
 
     def take(self) -> tuple[Chunks, dict[str, Any]]:
@@ -98,14 +99,14 @@ class ScoredPartition(Owner):
     def advance(self, records: Sequence[Record]) -> Outputs:
         """Take the next records in log order; return what they gave."""
         scorer = self._scorer(records[0].offset)
-        with cpu("features"):
+        with cpu("features", events=len(records)):
             advanced = advance(self._table, records)
             self._learn_streams()
             self._seen = records[-1].timestamp
-        with cpu("score"):
+        with cpu("score", events=len(records)):
             scores = scorer.score(advanced.rows)
             change, opened_at = self._episodes.advance(advanced.slot, advanced.ts, scores.risk)
-        with cpu("encode"):
+        with cpu("encode", events=len(records)):
             messages: Messages = {
                 "predictions": self._predictions(advanced, scores, scorer, change, opened_at),
                 "features": self._features(advanced),
@@ -131,7 +132,8 @@ class ScoredPartition(Owner):
     def _features(self, advanced: Advanced) -> list[Message]:
         """Hold rows back until they make a record of full size: nobody waits for them as for a prediction."""
         self._held.append(advanced)
-        return self._encoded() if sum(len(held.ts) for held in self._held) >= feature_batch.ROWS_MAX else []
+        self._rows_held += len(advanced.ts)
+        return self._encoded() if self._rows_held >= feature_batch.ROWS_MAX else []
 
     def flush(self) -> dict[str, list[Message]]:
         """Return the rows of features held back."""
@@ -139,7 +141,8 @@ class ScoredPartition(Owner):
 
     def _encoded(self) -> list[Message]:
         held, self._held = self._held, []
-        if not sum(len(advanced.ts) for advanced in held):
+        rows_held, self._rows_held = self._rows_held, 0
+        if not rows_held:
             return []
         rows = Rows(*(np.concatenate(columns) for columns in zip(*(advanced.rows for advanced in held), strict=True)))
         slot, ts, offset, element = (

@@ -13,6 +13,9 @@ SESSION_TIMEOUT_MS = 10_000
 """After a worker is killed, its partitions wait this long for another; a static member takes its own back at once."""
 REBALANCE_TIMEOUT_MS = 30_000
 """How long a rebalance waits for a member that hands its partitions over, which takes 20 s at most."""
+FETCH_BYTES_MIN, FETCH_WAIT_MS = 8 << 10, 10
+"""The broker answers a fetch once there are some forty events, or after so long. A turn costs nearly a millisecond
+however few its events are, so what waits here for company is what a live event costs."""
 HEARTBEAT_MS = 500
 """A member hears of a rebalance with its next heartbeat, and the partitions of the others wait for the last to hear."""
 
@@ -43,7 +46,8 @@ def group_consumer(kafka: KafkaSettings, *, group: str, computes: str, instance:
         rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
         metadata_max_age_ms=30_000,
         max_partition_fetch_bytes=4 << 20,
-        fetch_max_wait_ms=100,
+        fetch_min_bytes=FETCH_BYTES_MIN,
+        fetch_max_wait_ms=FETCH_WAIT_MS,
         **arguments,
     )
 

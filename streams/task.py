@@ -92,24 +92,25 @@ class Task:
         self.next_offset, self._seen = records[-1].offset + 1, records[-1].timestamp
         if is_output:
             reached("advanced")
-            await self._send(outputs.messages)
+            with measures.cpu("send", events=len(records)):
+                await self._send(outputs.messages)
             self._measures.add(outputs.became, outputs.dead, outputs.streams)
         else:
             reached("rebuilt")
             self._owner.flush()  # put out by the owner before
 
     async def _send(self, messages: Messages) -> None:
-        with measures.cpu("send"):
-            for topic, of_topic in messages.items():
-                if of_topic:
-                    await self._outlet.send(self._prefix + topic, of_topic)
-                reached("output_sent")
+        for topic, of_topic in messages.items():
+            if of_topic:
+                await self._outlet.send(self._prefix + topic, of_topic)
+            reached("output_sent")
 
     async def begin_commit(self) -> None:
         """Let the offset follow what was put out, while the hop goes on; raises what the commit before raised."""
         await self._settle()
         if self.next_offset > self.committed:
-            await self._send(self._owner.flush())
+            with measures.cpu("send", events=self.next_offset - self.committed):
+                await self._send(self._owner.flush())
             self._committing = self._outlet.commit(self.next_offset)
             self.committed = self.next_offset
 
@@ -160,4 +161,4 @@ class Task:
 
 
 def _is_small(records: list[Any]) -> bool:
-    return len(records) <= INLINE_RECORDS_MAX and sum(len(r.value or b"") for r in records) <= INLINE_BYTES_MAX
+    return len(records) <= INLINE_RECORDS_MAX and sum([len(r.value or b"") for r in records]) <= INLINE_BYTES_MAX
