@@ -16,12 +16,12 @@ from online.scoring import RulesScorer, Scorer, Scores
 from online.turns import Turns
 from streams import feature_batch
 from streams.contract import CLASSES, Prediction
-from streams.decode import Record
 from streams.features import Rows
 from streams.measures import cpu
 from streams.owner import Messages, Outputs, Owner
 from streams.packed import Packed
 from streams.partition import Advanced, Message, advance, dead_letter
+from streams.records import Record, Records
 from streams.snapshot import Chunks, Manifest, check, ids_in, take
 from streams.stream_table import StreamTable
 
@@ -98,11 +98,12 @@ class ScoredPartition(Owner):
 
     def advance(self, records: Sequence[Record]) -> Outputs:
         """Take the next records in log order; return what they gave."""
-        scorer = self._scorer(records[0].offset)
+        records = Records.of(records)
+        scorer = self._scorer(int(records.offset[0]))
         with cpu("features", events=len(records)):
             advanced = advance(self._table, records)
             self._learn_streams()
-            self._seen = records[-1].timestamp
+            self._seen = int(records.timestamp[-1])
         with cpu("score", events=len(records)):
             scores = scorer.score(advanced.rows)
             change, opened_at = self._episodes.advance(advanced.slot, advanced.ts, scores.risk)

@@ -7,7 +7,7 @@ sweeps. What they leave, record by record, goes the way of `streams.events`: the
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,22 +18,14 @@ from streams.arrow_scan import ROW_BYTES_MIN, plan_of, scan_arrow
 from streams.arrow_sweep import is_arrow
 from streams.contract import METRICS, DeadReason, MetricEvent
 from streams.events import FUTURE_MS_MAX, Refusal, decode_events, elements_of, flaw, metrics_of, parse
+from streams.records import VALUE_START, Record, Records, Taken
 from streams.scan import ELEMENT, ID_END, ID_START, RECORD, SEEN, TS, scan
+from streams.unpacked import compile_unpack
 
 _encode = msgspec.json.Encoder().encode
 
 VALUE_BYTES_MAX = 1 << 20
 """A larger record is a dead letter unread."""
-
-
-class Record(Protocol):
-    """What is read of a Kafka record; the value and the key may be None, the time is the broker's, in ms."""
-
-    offset: int
-    timestamp: int
-    key: Any
-    value: Any
-    headers: Sequence[tuple[str, bytes]]
 
 
 class Rejected(NamedTuple):
@@ -70,18 +62,13 @@ class Decoded(NamedTuple):
 
 def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
     """Split a fetch into events and dead letters: each event of each record is in exactly one of the two."""
-    values = [record.value for record in records]
-    seen = np.array([record.timestamp for record in records], np.int64)
-    sizes, unread = _sizes(values), {}
-    if sizes is None or not _are_plain(records):
-        unread = _unread(records)
-        sizes = np.array([0 if i in unread else len(value) for i, value in enumerate(values)], np.int64)
-    plain = [b"" if i in unread else value for i, value in enumerate(values)] if unread else values
-    usual, is_mine, ahead = _scanned(plain, sizes, seen)
+    records = Records.of(records)
+    unread = _unread(records)
+    usual, is_mine, ahead = _scanned(records, unread)
     rejected: list[Rejected] = []
     if is_mine is None:
         return _admitted(records, usual, {}, rejected) if ahead else usual, rejected
-    sweeps = _scanned_arrow(values, [i for i, refusal in unread.items() if refusal is None], seen, is_mine)
+    sweeps = _scanned_arrow(records, [i for i, refusal in unread.items() if refusal is None], is_mine)
     unusual, flawed = _taken_apart(records, np.flatnonzero(is_mine == 0).tolist(), unread, rejected)
     return _admitted(records, _merged([usual, sweeps, *unusual]), flawed, rejected), rejected
 
@@ -89,9 +76,11 @@ def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
 def compile_scanners() -> None:
     """Compile what `decode` may call, or load it from its cache."""
     event = MetricEvent(stream_id="a/1", ts=0, utilization=0.0)
-    value, sweep, one = _encode(event), arrow_sweep.encode([event]), np.zeros(1, np.int64)
-    _scanned([value], one + len(value), one)
-    _scanned_arrow([sweep], [0], one, np.zeros(1, np.uint8))
+    sweep = arrow_sweep.encode([event])
+    json, arrow = (Records.of([Taken(0, 0, b"a", value, [])]) for value in (_encode(event), sweep))
+    compile_unpack()
+    _scanned(json, {})
+    _scanned_arrow(arrow, [0], np.zeros(1, np.uint8))
     arrow_rows.read(sweep)
 
 
@@ -128,29 +117,12 @@ def reject(
             rejected.append(Rejected(records[i], element, *refusal, value))
 
 
-def _sizes(values: Sequence[bytes | None]) -> NDArray[np.int64] | None:
-    """Return the bytes of each value, shape (n,), None where one is missing or too large."""
-    try:
-        sizes = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    return sizes if sizes.max(initial=0) <= VALUE_BYTES_MAX else None
-
-
-def _are_plain(records: Sequence[Record]) -> bool:
-    """Whether every record has a key that is text, and none has a header."""
-    try:
-        # Between line ends each key is valid UTF-8 for itself if all of them are together.
-        b"\n".join([record.key for record in records]).decode()
-    except (TypeError, UnicodeDecodeError):
-        return False
-    return not any([record.headers for record in records])  # noqa: C419  # half the time
-
-
-def _unread(records: Sequence[Record]) -> dict[int, Refusal | None]:
+def _unread(records: Records) -> dict[int, Refusal | None]:
     """Return the records that are not for the scanner of JSON: why they are refused, or None for Arrow sweeps."""
-    unread = ((i, _unread_refusal(record)) for i, record in enumerate(records))
-    return {i: refusal for i, refusal in unread if refusal or is_arrow(records[i].headers)}
+    is_odd = ~records.is_plain | (records.value_size > VALUE_BYTES_MAX)
+    odd = ((i, records[i]) for i in np.flatnonzero(is_odd).tolist())
+    unread = ((i, record, _unread_refusal(record)) for i, record in odd)
+    return {i: refusal for i, record, refusal in unread if refusal or is_arrow(record.headers)}
 
 
 def _unread_refusal(record: Record) -> Refusal | None:
@@ -171,20 +143,20 @@ def _has_key(record: Record) -> bool:
         return False
 
 
-def _scanned(
-    values: Sequence[bytes], sizes: NDArray[np.int64], seen: NDArray[np.int64]
-) -> tuple[Decoded, NDArray[np.uint8] | None, int]:
+def _scanned(records: Records, unread: Mapping[int, Refusal | None]) -> tuple[Decoded, NDArray[np.uint8] | None, int]:
     """Return the usual events of a fetch, which records gave them (None: all), and how many are from the future."""
-    text = b"\0".join([*values, _PADDING])
-    data = np.frombuffer(text, np.uint8)
+    data = np.frombuffer(records.data, np.uint8)
+    sizes = records.value_size
+    if unread:
+        sizes = sizes.copy()
+        sizes[list(unread)] = 0
     # No event without a brace. With room for more than there are, new pages of memory cost as much as the scanner.
-    places, metrics = _columns(text.count(b"{") + 1)
-    is_mine = np.empty(len(values), np.uint8)
-    found, left, ahead = scan(data, sizes, seen, places, metrics, is_mine, FUTURE_MS_MAX)
+    places, metrics = _columns(records.braces() + 1)
+    is_mine = np.empty(len(records), np.uint8)
+    found, left, ahead = scan(
+        data, records.places[VALUE_START], sizes, records.timestamp, places, metrics, is_mine, FUTURE_MS_MAX
+    )
     return _decoded(data, places, metrics, found), is_mine if left else None, ahead
-
-
-_PADDING = bytes(16)  # the scanner looks at two words at once
 
 
 def _columns(capacity: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -198,25 +170,24 @@ def _decoded(data: NDArray[np.uint8], places: NDArray[np.int64], metrics: NDArra
     )  # fmt: skip
 
 
-def _scanned_arrow(
-    values: Sequence[bytes], at: Sequence[int], seen: NDArray[np.int64], is_mine: NDArray[np.uint8]
-) -> Decoded:
+def _scanned_arrow(records: Records, at: Sequence[int], is_mine: NDArray[np.uint8]) -> Decoded:
     """Return the usual events of the Arrow sweeps `at`, and mark in `is_mine` which these are."""
-    plan = plan_of(values[at[0]]) if at else None
+    values = [records.value(i) or b"" for i in at]
+    plan = plan_of(values[0]) if at else None
     if plan is None:
         return _decoded(np.empty(0, np.uint8), *_columns(0), 0)
-    data = np.frombuffer(b"".join([values[i] for i in at]), np.uint8)
-    ends = np.cumsum([len(values[i]) for i in at])
+    data = np.frombuffer(b"".join(values), np.uint8)
+    ends = np.cumsum([len(value) for value in values])
     places, metrics = _columns(data.size // ROW_BYTES_MIN + 1)
     mine = np.empty(len(at), np.uint8)
-    n = scan_arrow(data, ends, seen[at], *plan, arrow_rows.ROWS_MAX, places, metrics, mine)
+    n = scan_arrow(data, ends, records.timestamp[at], *plan, arrow_rows.ROWS_MAX, places, metrics, mine)
     is_mine[at] = mine
     places[RECORD, :n] = np.array(at)[places[RECORD, :n]]
     return _decoded(data, places, metrics, n)
 
 
 def _taken_apart(
-    records: Sequence[Record], left: Iterable[int], unread: Mapping[int, Refusal | None], rejected: list[Rejected]
+    records: Records, left: Iterable[int], unread: Mapping[int, Refusal | None], rejected: list[Rejected]
 ) -> tuple[list[Decoded], dict[tuple[int, int], Refusal]]:
     """Return the events of the records that are left, one Python object an event, and reject what is none.
 
@@ -238,7 +209,7 @@ def _taken_apart(
         if n == 0:
             empty.append((record, "an array without an event" if i not in unread else "a stream without a row"))
     rejected += [Rejected(record, 0, "empty_sweep", detail, record.value) for record, detail in empty]
-    return [*parts, _columns_of(records, events)], _flawed(events)
+    return [*parts, _columns_of(records.timestamp, events)], _flawed(events)
 
 
 def _events_of(record: Record, rejected: list[Rejected]) -> MetricEvent | list[Any]:
@@ -276,7 +247,7 @@ def _take_sweep(record: Record, i: int, parts: list[Decoded], rejected: list[Rej
     return is_good.size
 
 
-def _columns_of(records: Sequence[Record], events: Sequence[tuple[int, int, MetricEvent]]) -> Decoded:
+def _columns_of(timestamp: NDArray[np.int64], events: Sequence[tuple[int, int, MetricEvent]]) -> Decoded:
     ids = [event.stream_id.encode() for *_, event in events]
     ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
     return Decoded(
@@ -287,7 +258,7 @@ def _columns_of(records: Sequence[Record], events: Sequence[tuple[int, int, Metr
         metrics=metrics_of([event for *_, event in events]),
         record=np.array([i for i, *_ in events], np.int64),
         element=np.array([j for _, j, _ in events], np.int64),
-        seen=np.array([records[i].timestamp for i, *_ in events], np.int64),
+        seen=timestamp[[i for i, *_ in events]],
     )
 
 

@@ -7,7 +7,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 
 from streams.contract import LinkcastError
 from streams.kafka import KafkaSettings
-from streams.raw_records import AS_THEY_ARE
+from streams.raw_records import AS_ARRAYS
 
 SESSION_TIMEOUT_MS = 10_000
 """After a worker is killed, its partitions wait this long for another; a static member takes its own back at once."""
@@ -40,7 +40,7 @@ def group_consumer(kafka: KafkaSettings, *, group: str, computes: str, instance:
         enable_auto_commit=False,
         auto_offset_reset="none",  # positions are ours to choose: a jump over what retention passed is never silent
         isolation_level="read_committed",
-        value_deserializer=AS_THEY_ARE,
+        value_deserializer=AS_ARRAYS,
         session_timeout_ms=SESSION_TIMEOUT_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
         rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,

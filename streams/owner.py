@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from streams.decode import Record
 from streams.packed import Packed
 from streams.partition import Message
+from streams.records import Record
 from streams.snapshot import Chunks, Manifest
 
 Messages = Mapping[str, Packed | Sequence[Message]]

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.contract import DeadReason
-from streams.decode import Decoded, Record, Rejected, decode, reject
+from streams.decode import Decoded, Rejected, decode, reject
 from streams.features import LATE, REPEAT, TOO_LATE, Columns, Rows
+from streams.records import Record, Records
 from streams.stream_table import StreamTable
 from streams.windows import LATENESS_MS
 
@@ -36,6 +37,7 @@ class Message(NamedTuple):
 
 def advance(table: StreamTable, records: Sequence[Record]) -> Advanced:
     """Take a partition's next records in log order; `table` moves on."""
+    records = Records.of(records)
     decoded, rejected = decode(records)
     slot = table.place(decoded.id_bytes, decoded.id_start, decoded.id_end)
     if slot.min(initial=0) < 0:
@@ -48,12 +50,11 @@ def advance(table: StreamTable, records: Sequence[Record]) -> Advanced:
     if became[TOO_LATE]:
         detail = f"more than {LATENESS_MS // 1000} s behind its stream's newest event"
         _reject(records, decoded, disposition == TOO_LATE, "too_late", detail, rejected)
-    offset = np.array([record.offset for record in records], np.int64)
     return Advanced(
         rows=rows,
         slot=slot[rows.event],
         ts=decoded.ts[rows.event],
-        offset=offset[decoded.record[rows.event]],
+        offset=records.offset[decoded.record[rows.event]],
         element=decoded.element[rows.event],
         rejected=rejected,
         late=became[LATE],

@@ -26,10 +26,10 @@ from streams.kafka import KafkaSettings, await_broker, stop_consumer, stop_produ
 from streams.membership import group_consumer, refused
 from streams.outlet import BATCH_BYTES_MAX, REQUEST_BYTES_MAX, AtLeastOnce, ExactlyOnce, Outlet
 from streams.owner import Owner
+from streams.records import Records
 from streams.state_topic import StateTopic
 from streams.task import Task
 
-FETCH_RECORDS = 8_192
 COMMIT_S, COMMIT_EXACTLY_ONCE_S = 1.0, 0.25
 """How often offsets move; exactly once, readers see outputs no sooner."""
 SNAPSHOT_S = 10.0
@@ -99,9 +99,10 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 await self._take_over_what_is_new()
                 fetched = await self._fetched()
                 async with self._turn:
-                    for tp, records in fetched.items():
-                        if tp in self._tasks:  # else it was revoked since the fetch
-                            await self._tasks[tp].carry(records, consumer.highwater(tp))
+                    for tp, batches in fetched.items():
+                        for records in batches:
+                            if tp in self._tasks:  # else it was revoked since the fetch
+                                await self._tasks[tp].carry(records, consumer.highwater(tp))
                     if time.monotonic() >= commit_at:
                         await self._commit(Task.begin_commit)
                         commit_at = time.monotonic() + commit_s
@@ -128,11 +129,9 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             await consumer.start()
             yield consumer, producer
 
-    async def _fetched(self) -> dict[TopicPartition, list[Any]]:
+    async def _fetched(self) -> dict[TopicPartition, list[Records]]:
         try:
-            fetched: dict[TopicPartition, list[Any]] = await self._consumer.getmany(
-                timeout_ms=100, max_records=FETCH_RECORDS
-            )
+            fetched: dict[TopicPartition, list[Records]] = await self._consumer.getmany(timeout_ms=100)
         except NoOffsetForPartitionError:
             return {}  # given to us since the last look: taking it over gives it a position
         except OffsetOutOfRangeError as error:

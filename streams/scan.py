@@ -1,9 +1,9 @@
 """The usual form of a metric event, from JSON straight into columns: no Python object per event.
 
-One compiled pass over the joined values of a fetch. It takes a record only where it is sure to give what msgspec gives,
-bit for bit: known keys, each once, plain ASCII ids, values in range, numbers that the fast paths of `streams.decimal`
-round right. Anything else is "not mine" for that record alone, which `streams.decode` then takes the slow way: the
-scanner never rejects.
+One compiled pass over the values of a fetch where they lie. It takes a record only where it is sure to give what
+msgspec gives, bit for bit: known keys, each once, plain ASCII ids, values in range, numbers that the fast paths of
+`streams.decimal` round right. Anything else is "not mine" for that record alone, which `streams.decode` then takes the
+slow way: the scanner never rejects.
 """
 
 from typing import NamedTuple
@@ -56,18 +56,18 @@ class Scanned(NamedTuple):
 
 @numba.njit(nogil=True, cache=True)
 def scan(
-    data: NDArray[np.uint8], sizes: NDArray[np.int64], seen: NDArray[np.int64], places: NDArray[np.int64],
-    metrics: NDArray[np.float64], is_mine: NDArray[np.uint8], ahead_ms_max: int,
+    data: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int64], seen: NDArray[np.int64],
+    places: NDArray[np.int64], metrics: NDArray[np.float64], is_mine: NDArray[np.uint8], ahead_ms_max: int,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Take what is usual among r records into the columns; return events taken, records left, and events ahead.
 
-    `data` holds the values, of `sizes` (r,), each with a 0 after it, at which every loop below ends; the columns have
-    room for an event a brace and one more. `seen` (r,) is the broker's time of each record, ms: an event more than
-    `ahead_ms_max` past it is counted.
+    `data` holds the values, from `starts` (r,) on and of `sizes` (r,), and ends with 16 zeros: a loop that reads past
+    its value ends there at the latest, and what it found is not taken. The columns have room for an event a brace and
+    one more. `seen` (r,) is the broker's time of each record, ms: an event more than `ahead_ms_max` past it is counted.
     """
-    n, left, ahead, start = 0, 0, 0, 0
+    n, left, ahead = 0, 0, 0
     for r in range(sizes.size):
-        end = start + sizes[r]
+        start, end = starts[r], starts[r] + sizes[r]
         i = _past_space(data, start)
         before, is_sweep = n, byte_at(data, i) == _OPEN_ARRAY
         if is_sweep:
@@ -92,7 +92,6 @@ def scan(
         else:
             n = before
             left += 1
-        start = end + 1
     return n, left, ahead
 
 

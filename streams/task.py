@@ -1,12 +1,11 @@
 """One partition in a worker's hands: taken over, carried on batch by batch, snapshotted, handed over."""
 
 import asyncio
-import bisect
 import logging
 from collections.abc import Iterator, Mapping
-from operator import attrgetter
 from typing import Any
 
+import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams import measures
@@ -14,6 +13,7 @@ from streams.failpoints import reached
 from streams.kafka import KafkaSettings
 from streams.outlet import Outlet
 from streams.owner import Messages, Owner
+from streams.records import Records
 from streams.recovery import Resumed, resume
 from streams.snapshot import Chunks
 from streams.state_topic import TURNS, StateTopic
@@ -60,7 +60,7 @@ class Task:
         self.committed = resumed.emit_from
         log.info("%s: reading from %d, output from %d", self.tp, resumed.start, resumed.emit_from)
 
-    async def carry(self, records: list[Any], highwater: int | None) -> None:
+    async def carry(self, records: Records, highwater: int | None) -> None:
         """Take the next records to the producer."""
         reached("fetched")
         for part in self._parts(records):
@@ -68,20 +68,20 @@ class Task:
         self._measures.rebuilding.set(max(0, self.emit_from - self.next_offset))
         self._measures.lag.set((highwater or self.next_offset) - self.next_offset)
 
-    def _parts(self, records: list[Any]) -> Iterator[list[Any]]:
+    def _parts(self, records: Records) -> Iterator[Records]:
         """Cut a batch where outputs begin, and where a turn takes effect."""
-        first, last = records[0].offset, records[-1].offset
+        first, last = int(records.offset[0]), int(records.offset[-1])
         edges = {self.emit_from, self._settled, *self._owner.turns()}
         at = 0
         for edge in sorted(edge for edge in edges if first < edge <= last):
-            cut = bisect.bisect_left(records, edge, key=attrgetter("offset"))
+            cut = int(np.searchsorted(records.offset, edge))
             if cut > at:
                 yield records[at:cut]
                 at = cut
         yield records[at:]
 
-    async def _carry(self, records: list[Any]) -> None:
-        offset = records[0].offset
+    async def _carry(self, records: Records) -> None:
+        offset = int(records.offset[0])
         is_output = offset >= self.emit_from
         if is_output and offset >= self._settled and (turn := self._owner.turn(offset)):
             await self._state.note(turn)
@@ -89,7 +89,7 @@ class Task:
             outputs = self._owner.advance(records)
         else:
             outputs = await asyncio.to_thread(self._owner.advance, records)
-        self.next_offset, self._seen = records[-1].offset + 1, records[-1].timestamp
+        self.next_offset, self._seen = int(records.offset[-1]) + 1, int(records.timestamp[-1])
         if is_output:
             reached("advanced")
             with measures.cpu("send", events=len(records)):
@@ -160,5 +160,5 @@ class Task:
         await asyncio.gather(self._outlet.close(), self._state.close(), return_exceptions=True)
 
 
-def _is_small(records: list[Any]) -> bool:
-    return len(records) <= INLINE_RECORDS_MAX and sum([len(r.value or b"") for r in records]) <= INLINE_BYTES_MAX
+def _is_small(records: Records) -> bool:
+    return len(records) <= INLINE_RECORDS_MAX and records.value_size.sum() <= INLINE_BYTES_MAX

@@ -19,10 +19,11 @@ from bench.peers import means_json, pane_means
 from bench.peers.means_json import MeansWriter
 from bench.peers.pane_means import STREAMS_MAX, advance, empty, parts
 from streams.contract import METRICS
-from streams.decode import Record, compile_scanners, decode
+from streams.decode import compile_scanners, decode
 from streams.kafka import KafkaSettings
 from streams.owner import Outputs, Owner
 from streams.packed import pack
+from streams.records import Record
 from streams.runner import Membership, Runner
 from streams.snapshot import Chunks, Manifest, check, ids_in, put, take
 from streams.stream_ids import StreamIds
