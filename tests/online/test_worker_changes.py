@@ -49,13 +49,43 @@ async def model_of_each(world) -> list[str]:
     return [models[at] for at in sorted(models)]
 
 
+def bundles(write, folder: Path) -> tuple[Path, Path]:
+    """Two, the second a minute newer than the first."""
+    return (
+        Path(write(folder / "older", created_at=1_795_392_000_000)),
+        Path(write(folder / "newer", created_at=1_795_392_060_000)),
+    )
+
+
+async def make_metrics_anew(world, caplog) -> None:
+    """Delete topic `metrics`, and make it again once the worker's own client has missed it."""
+    caplog.set_level("ERROR", logger="aiokafka.cluster")
+    async with administrator(world) as admin:
+        await admin.delete_topics([f"{world.prefix}metrics"])
+        await world.until(lambda: said(caplog, f"{world.prefix}metrics not found in cluster metadata"))
+        await admin.create_topics(
+            [NewTopic(f"{world.prefix}metrics", 2, 1, topic_configs={"message.timestamp.type": "LogAppendTime"})]
+        )
+
+
+async def until_predicted_anew(world, before: list, events: int) -> list:
+    """Return the predictions behind those of `before`, once there are so many."""
+    seen = {(r.partition, r.offset) for r in before}
+    anew: list = []
+
+    async def are_there() -> bool:
+        anew[:] = [r for r in await world.records("predictions") if (r.partition, r.offset) not in seen]
+        return len(anew) >= events
+
+    await world.until(are_there)
+    return anew
+
+
 async def test_a_new_model_never_rescores_what_the_worker_before_may_have_put_out(
     world, write, signing_key, tmp_path
 ) -> None:
     world.trusted = public_key_file(signing_key, tmp_path / "trainer.pub")
-    older, newer = (
-        Path(write(tmp_path / name, created_at=at)) for name, at in (("a", 1_795_392_000_000), ("b", 1_795_392_060_000))
-    )
+    older, newer = bundles(write, tmp_path)
     first, second, third = fabric(1, steps=20), fabric(2, start=20, steps=20), fabric(3, start=40, steps=20)
     await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
     await world.put_events(first)
@@ -78,9 +108,7 @@ async def test_a_replay_takes_the_same_model_for_what_lies_behind_the_snapshot(
     world, write, signing_key, tmp_path
 ) -> None:
     world.trusted = public_key_file(signing_key, tmp_path / "trainer.pub")
-    older, newer = (
-        Path(write(tmp_path / name, created_at=at)) for name, at in (("a", 1_795_392_000_000), ("b", 1_795_392_060_000))
-    )
+    older, newer = bundles(write, tmp_path)
     first, second, third = fabric(1), fabric(2, start=60), fabric(3, start=120)
     await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
     await world.put_events(first)
@@ -156,27 +184,36 @@ async def test_a_topic_made_anew_under_a_running_worker_is_read_whole(world, cap
     async with world.worker():
         await world.until_predicted(720)
         before = await world.records("predictions")
-        async with administrator(world) as admin:
-            await admin.delete_topics([f"{world.prefix}metrics"])
-            await asyncio.sleep(1)
-            await admin.create_topics(
-                [NewTopic(f"{world.prefix}metrics", 2, 1, topic_configs={"message.timestamp.type": "LogAppendTime"})]
-            )
+        await make_metrics_anew(world, caplog)
         await world.put_events(fabric(2, steps=steps))
-
-        async def all_anew() -> bool:
-            return len(await world.records("predictions")) >= len(before) + 12 * steps
-
-        await world.until(all_anew)
+        anew = await until_predicted_anew(world, before, 12 * steps)
 
     assert "was made anew" in caplog.text
-    seen = {(r.partition, r.offset) for r in before}
-    anew = {
-        msgspec.json.decode(r.value, type=Prediction).src: (r.partition, r.key, r.value)
-        for r in await world.records("predictions")
-        if (r.partition, r.offset) not in seen
-    }
-    assert anew == await oracle(world)
+    by_src = {msgspec.json.decode(r.value, type=Prediction).src: (r.partition, r.key, r.value) for r in anew}
+    assert by_src == await oracle(world)
+
+
+async def test_a_topic_made_anew_is_scored_by_the_model_of_now_from_its_first_event(
+    world, write, signing_key, tmp_path, caplog
+) -> None:
+    world.trusted = public_key_file(signing_key, tmp_path / "trainer.pub")
+    older, newer = bundles(write, tmp_path)
+    first, second = fabric(1, steps=20), fabric(2, start=20, steps=5)
+    await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
+    await world.put_events(first)
+    async with world.worker() as ports:
+        await world.until_predicted(len(first))
+        await publish(world.kafka, prefix=world.prefix, bundle=newer, published_at=2_000)
+        await world.until(lambda: model_is(ports[0], newer.name))
+        await world.put_events(second)
+        await world.until_predicted(len(first) + len(second))
+        assert set(await model_of_each(world)) == {older.name, newer.name}, "the old log must have had a turn"
+        before = await world.records("predictions")
+        await make_metrics_anew(world, caplog)
+        await world.put_events(fabric(3, steps=5))
+        anew = await until_predicted_anew(world, before, 60)
+
+    assert {msgspec.json.decode(r.value, type=Prediction).model for r in anew} == {newer.name}
 
 
 async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that_moved_are_said(world, caplog) -> None:
