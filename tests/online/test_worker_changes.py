@@ -22,6 +22,7 @@ from tests.online.test_worker import (
     public_key_file,
     read,
     said,
+    src_of,
     world,
 )
 
@@ -69,13 +70,13 @@ async def make_metrics_anew(world, caplog) -> None:
 
 
 async def until_predicted_anew(world, before: list, events: int) -> list:
-    """Return the predictions behind those of `before`, once there are so many."""
+    """Return the predictions behind those of `before`, once they are of so many events."""
     seen = {(r.partition, r.offset) for r in before}
     anew: list = []
 
     async def are_there() -> bool:
         anew[:] = [r for r in await world.records("predictions") if (r.partition, r.offset) not in seen]
-        return len(anew) >= events
+        return len({src for src, _ in map(src_of, anew)}) >= events
 
     await world.until(are_there)
     return anew
@@ -161,21 +162,26 @@ async def test_what_retention_has_passed_is_refused_and_goes_on_only_where_that_
 
 
 async def test_exactly_once_a_crash_repeats_nothing(world) -> None:
-    first, second = fabric(1), fabric(2, start=60)
+    first, *more = (fabric(seed, start=20 * seed, steps=20) for seed in range(4))
     await world.put_events(first)
-    for _ in range(3):
+    for events in more:
+        committed, _ = await world.committed_and_ends()
         async with world.worker(crashes=True, exactly_once=True, instance="a"):
-            await asyncio.sleep(0.7)
-    await world.put_events(second)
+            await world.until(lambda before=committed: has_committed_since(world, before))
+            await world.put_events(events)  # it falls with them under way
     async with world.worker(exactly_once=True, instance="a"):
-        await world.until_predicted(len(first) + len(second))
+        await world.until_predicted(4 * len(first))
 
     count, found = await predicted(world)
-    assert count == len(first) + len(second)
+    assert count == 4 * len(first)
     assert found == await oracle(world)
     await assert_features_are_those_of_backfill(world)
     committed, ends = await world.committed_and_ends()
     assert committed == ends
+
+
+async def has_committed_since(world, before: dict) -> bool:
+    return (await world.committed_and_ends())[0] != before
 
 
 @pytest.mark.parametrize("steps", [30, 90], ids=["fewer", "more"])
@@ -189,7 +195,7 @@ async def test_a_topic_made_anew_under_a_running_worker_is_read_whole(world, cap
         anew = await until_predicted_anew(world, before, 12 * steps)
 
     assert "was made anew" in caplog.text
-    by_src = {msgspec.json.decode(r.value, type=Prediction).src: (r.partition, r.key, r.value) for r in anew}
+    by_src = {src_of(r)[0]: (r.partition, r.key, r.value) for r in anew}
     assert by_src == await oracle(world)
 
 
@@ -223,9 +229,15 @@ async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that
         async with administrator(world) as admin:
             await admin.create_partitions({f"{world.prefix}metrics": NewPartitions(3)})
             await world.until(lambda: said(caplog, "has no partition 2"), seconds=90)
+            await world.put_events(fabric(2, start=5, steps=5))
             others = ("predictions", "features", "metrics.dead", "state", "labels", "outcomes")
             await admin.create_partitions({world.prefix + topic: NewPartitions(3) for topic in others})
-        await world.until(lambda: said(caplog, "the topic has 3 partitions and had 2"), seconds=90)
+        await world.until_predicted(120, seconds=90)
+
+    assert {r.partition for r in await world.records("metrics")} >= {2}, "nothing waited, or this run proved less"
+    assert (await predicted(world))[1] == await oracle(world)
+    moved = [r for r in caplog.records if "the topic has 3 partitions and had 2" in r.getMessage()]
+    assert {r.args[0].partition for r in moved} == {0, 1}
 
 
 async def test_a_clock_that_jumps_by_an_hour_changes_no_result(world, monkeypatch) -> None:
