@@ -1,7 +1,7 @@
 """The `linkcast` command: its subcommands by name, its settings file, and every failure as one line.
 
-A subcommand is a file in `infra/commands` with a click command or group named `command`. It is imported when it is
-run or asked for its own help, and never for the list of all of them: `linkcast --help` loads click and nothing heavy.
+A subcommand is a file or package in `infra/commands` with a click command or group named `command`. It is imported when
+it is run or asked for its own help, and never for the list of all: `linkcast --help` loads click and nothing heavy.
 """
 
 import errno

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from streams.contract import node_of
 from streams.packed import Packed, pack
-from streams.spans import Arena, Spans, copy_bytes
+from streams.spans import Arena, Spans, copy_bytes, put_fraction, put_int
 
 _encode = msgspec.json.Encoder().encode
 
 _RISK = np.frombuffer(b',"class":"healthy","risk":', np.uint8)
 _CONFIDENCE = np.frombuffer(b',"confidence":', np.uint8)
-_QUOTE, _COLON, _POINT, _CLOSING = (np.uint8(ord(character)) for character in '":.}')
+_QUOTE, _COLON, _CLOSING = (np.uint8(ord(character)) for character in '":}')
 _INT_BYTES = 20  # room for any of the five numbers, and what stands behind it
 _NUMBERS_BYTES = 5 * (_INT_BYTES + 2) + _RISK.size + _CONFIDENCE.size
 _NO_ROWS = np.empty(0, np.intp)
@@ -131,50 +131,15 @@ def _write(
             other += 1
         else:
             at = copy_bytes(out, at, heads, head_start[slot[i]], head_size[slot[i]])
-            at = _put_int(out, at, ts[i])
+            at = put_int(out, at, ts[i])
             at = copy_bytes(out, at, _RISK, 0, _RISK.size)
-            at = _put_fraction(out, at, int(np.rint(risk[i] * 100.0)), 100, 2)
+            at = put_fraction(out, at, int(np.rint(risk[i] * 100.0)), 100, 2)
             at = copy_bytes(out, at, _CONFIDENCE, 0, _CONFIDENCE.size)
-            at = _put_fraction(out, at, int(np.rint(confidence[i] * 10_000.0)), 10_000, 4)
+            at = put_fraction(out, at, int(np.rint(confidence[i] * 10_000.0)), 10_000, 4)
             at = copy_bytes(out, at, tail, 0, tail.size)
-            at = _put_int(out, at, offset[i])
+            at = put_int(out, at, offset[i])
             out[at] = _COLON
-            at = _put_int(out, at + 1, element[i])
+            at = put_int(out, at + 1, element[i])
             out[at], out[at + 1] = _QUOTE, _CLOSING
             at += 2
         size[i] = at - start[i]
-
-
-@numba.njit(nogil=True)
-def _put_int(out: NDArray[np.uint8], at: int, value: int) -> int:
-    """Write an int of 0 or more; return the place behind it."""
-    digits, power = 1, 10
-    while value >= power and digits < 19:
-        digits, power = digits + 1, power * 10
-    end: int = _put_digits(out, at, value, digits)
-    return end
-
-
-@numba.njit(nogil=True)
-def _put_digits(out: NDArray[np.uint8], at: int, value: int, digits: int) -> int:
-    rest, to = np.uint64(value), np.uint64(at + digits)
-    for _ in range(digits):
-        to -= np.uint64(1)
-        out[to] = np.uint64(48) + rest % np.uint64(10)
-        rest //= np.uint64(10)
-    return at + digits
-
-
-@numba.njit(nogil=True)
-def _put_fraction(out: NDArray[np.uint8], at: int, value: int, unit: int, decimals: int) -> int:
-    """Write value / unit as Python does: the shortest decimal that is that float, with one decimal at least.
-
-    `unit` is 10 to the `decimals`, 4 at most: below 0.0001 Python would write an exponent.
-    """
-    at = _put_int(out, at, value // unit)
-    out[at] = _POINT
-    fraction = value % unit
-    while decimals > 1 and fraction % 10 == 0:
-        fraction, decimals = fraction // 10, decimals - 1
-    end: int = _put_digits(out, at + 1, fraction, decimals)
-    return end

@@ -1,6 +1,6 @@
 """Where Kafka is and how to speak to it, as the arguments of every aiokafka client.
 
-Importing this needs no Kafka client; `client_arguments` and `await_broker` do.
+Importing this needs no Kafka client; most of what is in here does.
 """
 
 import asyncio
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from aiokafka.abc import AbstractTokenProvider
 
 STOP_SECONDS = 5.0
+FENCED_WITHIN_S = 30.0
+TRANSACTION_TIMEOUT_MS = 8_000
+"""Below the consumer's session, so that a dead owner's transaction never outlives its membership."""
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM")
 
@@ -156,6 +159,34 @@ async def await_broker(kafka: KafkaSettings, *, seconds: float | None = None) ->
         await asyncio.sleep(0.5)
     if said:
         log.warning("Kafka at %s is there", kafka.bootstrap)
+
+
+async def transactional_producer(kafka: KafkaSettings, transactional_id: str, **arguments: Any) -> "AIOKafkaProducer":
+    """Start a producer: whoever had its transactional id before is fenced, and what that one left open is aborted.
+
+    Raises `KafkaTimeoutError` after `FENCED_WITHIN_S`, as aiokafka 0.14 would ask for a coordinator for ever.
+    """
+    from aiokafka import AIOKafkaProducer
+    from aiokafka.errors import KafkaTimeoutError
+
+    producer = AIOKafkaProducer(
+        **kafka.client_arguments(),
+        transactional_id=transactional_id,
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        linger_ms=0,  # a batch that lingers holds up the next of its partition
+        **arguments,
+    )
+    async with contextlib.AsyncExitStack() as unless_started:
+        unless_started.push_async_callback(stop_producer, producer)
+        try:
+            await asyncio.wait_for(producer.start(), FENCED_WITHIN_S)
+        except TimeoutError:
+            raise KafkaTimeoutError(
+                f"no transaction coordinator for {transactional_id} within {FENCED_WITHIN_S:g} s: linkcast needs a "
+                "broker with transactions (Kafka's transaction.state.log.replication.factor must fit the brokers)"
+            ) from None
+        unless_started.pop_all()
+    return producer
 
 
 async def stop_producer(producer: "AIOKafkaProducer") -> None:

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streams.failpoints import reached
-from streams.kafka import KafkaSettings, stop_producer
+from streams.kafka import KafkaSettings, stop_producer, transactional_producer
 from streams.packed import Packed, pack
 from streams.partition import Message
-from streams.state_topic import TRANSACTION_TIMEOUT_MS
 
 REQUEST_BYTES_MAX = 16 << 20  # a dead letter carries what was too large, whole
 BATCH_BYTES_MAX = 256 << 10
@@ -77,21 +76,19 @@ class ExactlyOnce:
     def __init__(self, kafka: KafkaSettings, *, prefix: str, group: str, tp: TopicPartition) -> None:
         self._kafka, self._group, self._tp = kafka, group, tp
         self._transactional_id = f"{prefix}{group}-outputs-{tp.partition}"
+        self._producer: Any = None  # until it is opened
         self._sent: list[asyncio.Future[Any]] = []
         self._committing: asyncio.Task[None] | None = None
         self._is_begun = False
 
     async def open(self) -> None:
-        """Fence whoever owned the partition, and end what it left open."""
-        self._producer = AIOKafkaProducer(
-            **self._kafka.client_arguments(),
-            transactional_id=self._transactional_id,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            linger_ms=0,  # batches are whole already, and a lingering one holds up the next
+        """Fence whoever owned the partition, and end what it left open. Raises as `transactional_producer`."""
+        self._producer = await transactional_producer(
+            self._kafka,
+            self._transactional_id,
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=REQUEST_BYTES_MAX,
         )
-        await self._producer.start()
 
     async def send(self, topic: str, messages: Packed | Sequence[Message]) -> None:
         """Hand messages to the transaction, once the one before is through."""
@@ -124,7 +121,8 @@ class ExactlyOnce:
         """Let go; a transaction that is open is for the next owner's fence to abort, or for its time to run out."""
         if self._committing:
             self._committing.cancel()
-        await stop_producer(self._producer)
+        if self._producer:
+            await stop_producer(self._producer)
 
 
 async def _send(

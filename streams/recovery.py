@@ -36,6 +36,7 @@ class Resumed(NamedTuple):
     end: int  # of the log, now
     seen: int  # broker's time of the record before `start`, ms, -1 where nobody knows
     crc: dict[str, int]  # checksums of the snapshot gone on from, by chunk
+    is_another_log: bool  # than the one that the records on topic `state` speak of: their offsets mean nothing here
 
 
 async def resume(
@@ -55,7 +56,8 @@ async def resume(
     """
     committed = await consumer.committed(tp)
     first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-    if (committed or 0) > end or await _is_another_log(kafka, tp, newest, end):
+    is_another_log = (committed or 0) > end or await _is_another_log(kafka, tp, newest, end)
+    if is_another_log:
         log.error("%s: the topic was made anew, it ends at %d: reading it whole", tp, end)
         committed, newest = None, {}
     manifest = await _restored(tp, owner, newest)
@@ -75,7 +77,7 @@ async def resume(
             )
         log.error("%s: offsets %d to %d passed retention unread", tp, start, first)
         start = first
-    return Resumed(start, max(start, committed or 0), end, seen, manifest.crc if manifest else {})
+    return Resumed(start, max(start, committed or 0), end, seen, manifest.crc if manifest else {}, is_another_log)
 
 
 async def _is_another_log(kafka: KafkaSettings, tp: TopicPartition, newest: Mapping[bytes, bytes], end: int) -> bool:

@@ -11,6 +11,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 NO_BYTES = -1
 """The size of a piece that is None: Kafka's own sign for a record without a key or a value."""
+_POINT = np.uint8(ord("."))
 
 
 class Spans(NamedTuple):
@@ -126,3 +127,40 @@ def copy_bytes(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], start
     for i in range(np.uint64(size)):
         out[to + i] = source[since + i]
     return at + size
+
+
+@numba.njit(nogil=True)
+def put_int(out: NDArray[np.uint8], at: int, value: int) -> int:
+    """Write an int of 0 or more; return the place behind it."""
+    digits, power = 1, 10
+    while value >= power and digits < 19:
+        digits, power = digits + 1, power * 10
+    end: int = _put_digits(out, at, value, digits)
+    return end
+
+
+@numba.njit(nogil=True)
+def put_fraction(out: NDArray[np.uint8], at: int, value: int, unit: int, decimals: int) -> int:
+    """Write value / unit, 0 or more, without zeros at its end, one decimal at least; return the place behind it.
+
+    `unit` is 10 to the `decimals`. Up to 4 of them these are the bytes of Python's own floats, which are the shortest
+    decimals: below 0.0001 it would write an exponent.
+    """
+    at = put_int(out, at, value // unit)
+    out[np.uint64(at)] = _POINT
+    fraction = value % unit
+    while decimals > 1 and fraction % 10 == 0:
+        fraction, decimals = fraction // 10, decimals - 1
+    end: int = _put_digits(out, at + 1, fraction, decimals)
+    return end
+
+
+@numba.njit(nogil=True)
+def _put_digits(out: NDArray[np.uint8], at: int, value: int, digits: int) -> int:
+    # One at a time: two from a table took predictions a quarter longer.
+    rest, to = np.uint64(value), np.uint64(at + digits)
+    for _ in range(digits):
+        to -= np.uint64(1)
+        out[to] = np.uint64(48) + rest % np.uint64(10)
+        rest //= np.uint64(10)
+    return at + digits

@@ -8,18 +8,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams.failpoints import reached
-from streams.kafka import KafkaSettings, read_to_end, stop_producer
+from streams.kafka import KafkaSettings, read_to_end, stop_producer, transactional_producer
 from streams.snapshot import Chunks, Manifest, checksums, records
 
 TURNS = b"turns"
 """Key of the record that says from which offset on something else than the log takes effect."""
-FENCED_WITHIN_S = 30.0
-TRANSACTION_TIMEOUT_MS = 8_000
-"""Below the consumer's session, so that a dead owner's transaction never outlives its membership."""
 
 
 class StateTopic:
@@ -29,25 +25,16 @@ class StateTopic:
         self._kafka = kafka
         self._tp = TopicPartition(f"{prefix}state", partition)
         self._transactional_id = f"{prefix}{group}-{partition}"
+        self._producer: Any = None  # until it is opened
         self._crc: dict[str, int] = {}
         self._one_at_a_time = asyncio.Lock()  # a producer has one transaction
 
     async def open(self) -> dict[bytes, bytes]:
-        """Fence whoever owned the partition, and return the newest record of each key."""
-        self._producer = AIOKafkaProducer(
-            **self._kafka.client_arguments(),
-            transactional_id=self._transactional_id,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            linger_ms=0,
-        )
-        try:
-            await asyncio.wait_for(self._producer.start(), FENCED_WITHIN_S)
-        except TimeoutError:
-            await self._producer.client.close()
-            raise KafkaTimeoutError(
-                f"no transaction coordinator for {self._transactional_id} within {FENCED_WITHIN_S:g} s: linkcast needs "
-                "a broker with transactions (Kafka's transaction.state.log.replication.factor must fit the brokers)"
-            ) from None
+        """Fence whoever owned the partition, and return the newest record of each key.
+
+        Raises as `transactional_producer`.
+        """
+        self._producer = await transactional_producer(self._kafka, self._transactional_id)
         try:
             return await self._newest()
         except BaseException:
@@ -104,4 +91,5 @@ class StateTopic:
 
     async def close(self) -> None:
         """Let go of the partition."""
-        await stop_producer(self._producer)
+        if self._producer:
+            await stop_producer(self._producer)

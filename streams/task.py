@@ -47,7 +47,7 @@ class Task:
         resumed = await resume(
             kafka, consumer, self.tp, self._owner, newest, partitions=self._partitions, accept_gap=accept_gap
         )
-        if TURNS in newest:
+        if TURNS in newest and not resumed.is_another_log:
             self._owner.recall(newest[TURNS])
             # What an owner before may have put out keeps the turns that it had: it got no further than here.
             self._settled = resumed.end

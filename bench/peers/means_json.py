@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.packed import Packed
-from streams.spans import Arena, Spans, copy_bytes
+from streams.spans import Arena, Spans, copy_bytes, put_fraction, put_int
 
 _UNIT, _DECIMALS = 1_000_000_000, 9
 MEAN_MIN, MEAN_MAX = 1e-3, 1e9
 _NAMES = Spans.of([b',"mean_5m":', b',"mean_15m":', b',"mean_60m":'])
-_POINT, _CLOSE = np.uint8(ord(".")), np.uint8(ord("}"))
-_PAIRS = np.frombuffer(b"".join(b"%02d" % n for n in range(100)), np.uint8)
+_CLOSE = np.uint8(ord("}"))
 _INT_BYTES = 20
 _NUMBERS_BYTES = 4 * _INT_BYTES + 3 * (1 + _DECIMALS) + _NAMES.buffer.size + 1
 _NO_ROWS = np.empty(0, np.intp)
@@ -102,46 +101,10 @@ def _write(
             other += 1
         else:
             at = copy_bytes(out, at, heads, head_start[slot[i]], head_size[slot[i]])
-            at = _put_int(out, at, ts[i])
+            at = put_int(out, at, ts[i])
             for w in range(3):
                 at = copy_bytes(out, at, names, name_start[w], name_size[w])
-                at = _put_fixed(out, at, int(np.rint(means[i, w] * _UNIT)))
+                at = put_fraction(out, at, int(np.rint(means[i, w] * _UNIT)), _UNIT, _DECIMALS)
             out[np.uint64(at)] = _CLOSE
             at += 1
         size[i] = at - start[i]
-
-
-@numba.njit(nogil=True)
-def _put_fixed(out: NDArray[np.uint8], at: int, value: int) -> int:
-    """Write value / 10⁹ without zeros at its end, one decimal at least; return the place behind it."""
-    at = _put_int(out, at, value // _UNIT)
-    out[np.uint64(at)] = _POINT
-    fraction, decimals = value % _UNIT, _DECIMALS
-    while decimals > 1 and fraction % 10 == 0:
-        fraction, decimals = fraction // 10, decimals - 1
-    end: int = _put_digits(out, at + 1, fraction, decimals)
-    return end
-
-
-@numba.njit(nogil=True)
-def _put_int(out: NDArray[np.uint8], at: int, value: int) -> int:
-    """Write an int of 0 or more; return the place behind it."""
-    digits, power = 1, 10
-    while value >= power and digits < 19:
-        digits, power = digits + 1, power * 10
-    end: int = _put_digits(out, at, value, digits)
-    return end
-
-
-@numba.njit(nogil=True)
-def _put_digits(out: NDArray[np.uint8], at: int, value: int, digits: int) -> int:
-    """Write so many digits, two at a time: a division each is what takes long."""
-    rest, to, first = np.uint64(value), np.uint64(at + digits), np.uint64(at)
-    while to - first >= np.uint64(2):
-        to -= np.uint64(2)
-        pair = np.uint64(2) * (rest % np.uint64(100))
-        rest //= np.uint64(100)
-        out[to], out[to + np.uint64(1)] = _PAIRS[pair], _PAIRS[pair + np.uint64(1)]
-    if to > first:
-        out[first] = np.uint64(48) + rest
-    return at + digits

@@ -73,11 +73,11 @@ class World:
             while not await is_so():  # noqa: ASYNC110  # other processes set no event of ours
                 await asyncio.sleep(0.1)
 
-    async def until_predicted(self, events: int) -> None:
+    async def until_predicted(self, events: int, *, seconds: float = 45) -> None:
         async def are_there() -> bool:
             return len({src for src, _ in map(src_of, await self.records("predictions"))}) >= events
 
-        await self.until(are_there)
+        await self.until(are_there, seconds=seconds)
 
     @contextlib.asynccontextmanager
     async def worker(self, *, crashes: bool = False, **changed):

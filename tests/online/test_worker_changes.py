@@ -22,6 +22,7 @@ from tests.online.test_worker import (
     public_key_file,
     read,
     said,
+    src_of,
     world,
 )
 
@@ -49,13 +50,43 @@ async def model_of_each(world) -> list[str]:
     return [models[at] for at in sorted(models)]
 
 
+def bundles(write, folder: Path) -> tuple[Path, Path]:
+    """Two, the second a minute newer than the first."""
+    return (
+        Path(write(folder / "older", created_at=1_795_392_000_000)),
+        Path(write(folder / "newer", created_at=1_795_392_060_000)),
+    )
+
+
+async def make_metrics_anew(world, caplog) -> None:
+    """Delete topic `metrics`, and make it again once the worker's own client has missed it."""
+    caplog.set_level("ERROR", logger="aiokafka.cluster")
+    async with administrator(world) as admin:
+        await admin.delete_topics([f"{world.prefix}metrics"])
+        await world.until(lambda: said(caplog, f"{world.prefix}metrics not found in cluster metadata"))
+        await admin.create_topics(
+            [NewTopic(f"{world.prefix}metrics", 2, 1, topic_configs={"message.timestamp.type": "LogAppendTime"})]
+        )
+
+
+async def until_predicted_anew(world, before: list, events: int) -> list:
+    """Return the predictions behind those of `before`, once they are of so many events."""
+    seen = {(r.partition, r.offset) for r in before}
+    anew: list = []
+
+    async def are_there() -> bool:
+        anew[:] = [r for r in await world.records("predictions") if (r.partition, r.offset) not in seen]
+        return len({src for src, _ in map(src_of, anew)}) >= events
+
+    await world.until(are_there)
+    return anew
+
+
 async def test_a_new_model_never_rescores_what_the_worker_before_may_have_put_out(
     world, write, signing_key, tmp_path
 ) -> None:
     world.trusted = public_key_file(signing_key, tmp_path / "trainer.pub")
-    older, newer = (
-        Path(write(tmp_path / name, created_at=at)) for name, at in (("a", 1_795_392_000_000), ("b", 1_795_392_060_000))
-    )
+    older, newer = bundles(write, tmp_path)
     first, second, third = fabric(1, steps=20), fabric(2, start=20, steps=20), fabric(3, start=40, steps=20)
     await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
     await world.put_events(first)
@@ -78,9 +109,7 @@ async def test_a_replay_takes_the_same_model_for_what_lies_behind_the_snapshot(
     world, write, signing_key, tmp_path
 ) -> None:
     world.trusted = public_key_file(signing_key, tmp_path / "trainer.pub")
-    older, newer = (
-        Path(write(tmp_path / name, created_at=at)) for name, at in (("a", 1_795_392_000_000), ("b", 1_795_392_060_000))
-    )
+    older, newer = bundles(write, tmp_path)
     first, second, third = fabric(1), fabric(2, start=60), fabric(3, start=120)
     await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
     await world.put_events(first)
@@ -133,21 +162,26 @@ async def test_what_retention_has_passed_is_refused_and_goes_on_only_where_that_
 
 
 async def test_exactly_once_a_crash_repeats_nothing(world) -> None:
-    first, second = fabric(1), fabric(2, start=60)
+    first, *more = (fabric(seed, start=20 * seed, steps=20) for seed in range(4))
     await world.put_events(first)
-    for _ in range(3):
+    for events in more:
+        committed, _ = await world.committed_and_ends()
         async with world.worker(crashes=True, exactly_once=True, instance="a"):
-            await asyncio.sleep(0.7)
-    await world.put_events(second)
+            await world.until(lambda before=committed: has_committed_since(world, before))
+            await world.put_events(events)  # it falls with them under way
     async with world.worker(exactly_once=True, instance="a"):
-        await world.until_predicted(len(first) + len(second))
+        await world.until_predicted(4 * len(first))
 
     count, found = await predicted(world)
-    assert count == len(first) + len(second)
+    assert count == 4 * len(first)
     assert found == await oracle(world)
     await assert_features_are_those_of_backfill(world)
     committed, ends = await world.committed_and_ends()
     assert committed == ends
+
+
+async def has_committed_since(world, before: dict) -> bool:
+    return (await world.committed_and_ends())[0] != before
 
 
 @pytest.mark.parametrize("steps", [30, 90], ids=["fewer", "more"])
@@ -156,27 +190,36 @@ async def test_a_topic_made_anew_under_a_running_worker_is_read_whole(world, cap
     async with world.worker():
         await world.until_predicted(720)
         before = await world.records("predictions")
-        async with administrator(world) as admin:
-            await admin.delete_topics([f"{world.prefix}metrics"])
-            await asyncio.sleep(1)
-            await admin.create_topics(
-                [NewTopic(f"{world.prefix}metrics", 2, 1, topic_configs={"message.timestamp.type": "LogAppendTime"})]
-            )
+        await make_metrics_anew(world, caplog)
         await world.put_events(fabric(2, steps=steps))
-
-        async def all_anew() -> bool:
-            return len(await world.records("predictions")) >= len(before) + 12 * steps
-
-        await world.until(all_anew)
+        anew = await until_predicted_anew(world, before, 12 * steps)
 
     assert "was made anew" in caplog.text
-    seen = {(r.partition, r.offset) for r in before}
-    anew = {
-        msgspec.json.decode(r.value, type=Prediction).src: (r.partition, r.key, r.value)
-        for r in await world.records("predictions")
-        if (r.partition, r.offset) not in seen
-    }
-    assert anew == await oracle(world)
+    by_src = {src_of(r)[0]: (r.partition, r.key, r.value) for r in anew}
+    assert by_src == await oracle(world)
+
+
+async def test_a_topic_made_anew_is_scored_by_the_model_of_now_from_its_first_event(
+    world, write, signing_key, tmp_path, caplog
+) -> None:
+    world.trusted = public_key_file(signing_key, tmp_path / "trainer.pub")
+    older, newer = bundles(write, tmp_path)
+    first, second = fabric(1, steps=20), fabric(2, start=20, steps=5)
+    await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
+    await world.put_events(first)
+    async with world.worker() as ports:
+        await world.until_predicted(len(first))
+        await publish(world.kafka, prefix=world.prefix, bundle=newer, published_at=2_000)
+        await world.until(lambda: model_is(ports[0], newer.name))
+        await world.put_events(second)
+        await world.until_predicted(len(first) + len(second))
+        assert set(await model_of_each(world)) == {older.name, newer.name}, "the old log must have had a turn"
+        before = await world.records("predictions")
+        await make_metrics_anew(world, caplog)
+        await world.put_events(fabric(3, steps=5))
+        anew = await until_predicted_anew(world, before, 60)
+
+    assert {msgspec.json.decode(r.value, type=Prediction).model for r in anew} == {newer.name}
 
 
 async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that_moved_are_said(world, caplog) -> None:
@@ -186,9 +229,15 @@ async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that
         async with administrator(world) as admin:
             await admin.create_partitions({f"{world.prefix}metrics": NewPartitions(3)})
             await world.until(lambda: said(caplog, "has no partition 2"), seconds=90)
+            await world.put_events(fabric(2, start=5, steps=5))
             others = ("predictions", "features", "metrics.dead", "state", "labels", "outcomes")
             await admin.create_partitions({world.prefix + topic: NewPartitions(3) for topic in others})
-        await world.until(lambda: said(caplog, "the topic has 3 partitions and had 2"), seconds=90)
+        await world.until_predicted(120, seconds=90)
+
+    assert {r.partition for r in await world.records("metrics")} >= {2}, "nothing waited, or this run proved less"
+    assert (await predicted(world))[1] == await oracle(world)
+    moved = [r for r in caplog.records if "the topic has 3 partitions and had 2" in r.getMessage()]
+    assert {r.args[0].partition for r in moved} == {0, 1}
 
 
 async def test_a_clock_that_jumps_by_an_hour_changes_no_result(world, monkeypatch) -> None:

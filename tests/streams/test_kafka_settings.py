@@ -8,9 +8,14 @@ import ssl
 
 import certifi
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaTimeoutError
 
+from streams import kafka as streams_kafka
 from streams.kafka import KafkaRefused, KafkaSettings, KafkaUnreachable, await_broker, why_no_answer
+from streams.outlet import ExactlyOnce
+from streams.state_topic import StateTopic
 
 
 def test_a_plain_cluster_needs_nothing_but_its_addresses():
@@ -111,6 +116,32 @@ async def test_a_listener_that_is_no_kafka_is_no_answer(unused_tcp_port):
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", unused_tcp_port):
         assert await why_no_answer(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}"), timeout_ms=1_000)
+
+
+@pytest.mark.parametrize("of", ["state", "outputs"])
+async def test_a_transaction_coordinator_that_never_answers_is_given_up_with_what_to_mend(
+    of, unused_tcp_port, monkeypatch
+):
+    silent = KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}")
+    fenced = {
+        "state": StateTopic(silent, prefix="p.", group="g", partition=3),
+        "outputs": ExactlyOnce(silent, prefix="p.", group="g", tp=TopicPartition("p.metrics", 3)),
+    }[of]
+    monkeypatch.setattr(streams_kafka, "FENCED_WITHIN_S", 0.2)
+    hung_up = asyncio.Event()
+
+    async def say_nothing(reader, writer):
+        await reader.read()
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", unused_tcp_port):
+        with pytest.raises(
+            KafkaTimeoutError, match=r"coordinator for p\.g(-outputs)?-3 within 0\.2 s.*factor must fit"
+        ):
+            await asyncio.wait_for(fenced.open(), 10)
+        await fenced.close()
+        await asyncio.wait_for(hung_up.wait(), 10)
 
 
 class Said(logging.Handler):

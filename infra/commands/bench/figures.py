@@ -1,0 +1,59 @@
+"""What every benchmark is run with: the checkout, the end of its children, and figures that count or are refused."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import click
+
+from streams.contract import LinkcastError
+
+
+class NoCheckout(LinkcastError):
+    """The benchmarks are not here."""
+
+
+class WrongAnswer(LinkcastError):
+    """What was measured is not what it should compute."""
+
+
+class NotHeld(LinkcastError):
+    """The load was not what it should be: the machine was busy."""
+
+
+@contextmanager
+def checkout() -> Iterator[None]:
+    """Import from `bench` in here: where there is none, `NoCheckout` is raised."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "bench":
+            raise
+        raise NoCheckout("the benchmarks are in no wheel: run this in a checkout of linkcast ('make setup')") from error
+
+
+def report(figures: Mapping[str, object], as_json: bool) -> None:
+    """Print the figures as a table for people and, if wanted, as JSON.
+
+    Raises `WrongAnswer` where values are `differing`, `NotHeld` where the run was `void`.
+    """
+    import json
+
+    for name, figure in figures.items():
+        rows = figure.items() if isinstance(figure, dict) else [("", figure)]
+        for part, value in rows:
+            shown = f"{value:,}" if isinstance(value, int | float) else value
+            click.echo(f"{f'{name} {part}':<28}{shown:>20}", err=True)
+    if as_json:
+        click.echo(json.dumps(figures))
+    if figures.get("differing"):
+        raise WrongAnswer(f"{figures['differing']} values differ in a bit: the figures above are of a wrong answer")
+    if figures.get("void"):
+        raise NotHeld(f"the schedule was not held, the figures above don't count: {figures['void']}")
+
+
+def end_children_on_sigterm() -> None:
+    """Make SIGTERM an exit as any other: the broker and the workers end with it."""
+    import signal
+    import sys
+
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))

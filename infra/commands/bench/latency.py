@@ -1,0 +1,31 @@
+"""`linkcast bench latency`: how long a prediction takes at a fixed rate."""
+
+from pathlib import Path
+
+import click
+
+from infra.commands.bench.figures import checkout, end_children_on_sigterm, report
+from infra.commands.bench.options import model_option, streams_option
+from infra.options import json_option
+
+
+@click.command()
+@click.option("--rate", type=click.IntRange(1), default=10_000, show_default=True, help="Events per second.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=30.0, show_default=True, help="After the warm-up.")
+@streams_option
+@model_option
+@json_option
+def command(rate: int, seconds: float, streams: int, model: Path | None, as_json: bool) -> None:
+    """Time events from when they are due to when their prediction is read, at a fixed rate, on one core.
+
+    An open loop on a broker of its own: a stall is never hidden, since the schedule doesn't wait. Prints p50_ms,
+    p99_ms, p999_ms and max_ms, the same of the broker's acknowledgement and of the loader's own lateness, and
+    cpu_us_per_event. Exits with 1 unless each event has exactly one prediction, and if the loader was late itself.
+
+    \b
+        linkcast bench latency --rate 10000 --json
+    """
+    with checkout():
+        from bench.latency import bench
+    end_children_on_sigterm()
+    report(bench(rate=rate, seconds=seconds, streams=streams, model=model), as_json)
