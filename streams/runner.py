@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
+    IllegalOperation,
     IllegalStateError,
     InconsistentGroupProtocolError,
     KafkaError,
@@ -39,6 +40,10 @@ REFUSED_S_MAX = 30.0
 REJOINS_WITHIN_S = 45.0
 """A rebalance ends within `membership.REBALANCE_TIMEOUT_MS`. After a SIGSTOP on a busy machine, aiokafka 0.14 was twice
 seen to end none, without a word and for reasons not found: a new session does."""
+
+FAILED = (KafkaError, IllegalOperation)
+"""What ends a session. The latter is no `KafkaError`, and what aiokafka 0.14 says to whoever goes on with a transaction
+that was fenced between two calls."""
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +85,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 await self._session(stop)
             except InconsistentGroupProtocolError as error:
                 raise refused(self._member.group) from error
-            except KafkaError as error:
+            except FAILED as error:
                 # Nothing uncommitted is trusted: the next session reads it again.
                 pause_s = 1.0 if time.monotonic() - began_at > PAUSE_S_MAX else min(PAUSE_S_MAX, 2 * pause_s)
                 log.warning("Kafka failed (%r): going on from the committed offsets in %g s", error, pause_s)
@@ -208,7 +213,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         async with self._turn:
             try:
                 await asyncio.wait_for(self._each(Task.hand_over), HANDOVER_S_MAX)
-            except (KafkaError, TimeoutError) as error:
+            except (*FAILED, TimeoutError) as error:
                 log.warning("not all was handed over (%r): the next owner does it again", error)
             await self._let_go()
         self._without_since = time.monotonic()
