@@ -80,7 +80,7 @@ class Group:
 
     def __init__(self) -> None:
         self.rng = random.Random(1)
-        self.members = self.faults = 0
+        self.members, self.faults = 2, 0
         self.continued: list[int] = []
 
     async def start(self, *arguments: str) -> "Group":
