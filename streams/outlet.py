@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from streams.failpoints import reached
 from streams.kafka import KafkaSettings, stop_producer, transactional_producer
@@ -30,7 +31,10 @@ class Outlet(Protocol):
         """Hand messages to the producer, for the partition of the same number."""
 
     def commit(self, next_offset: int) -> asyncio.Task[None]:
-        """Begin to move the offset there, behind all that was sent so far. Await the one before first."""
+        """Begin to move the offset there, behind all that was sent so far. Await the one before first.
+
+        Raises `KafkaError` where a send has failed.
+        """
 
     async def close(self) -> None:
         """Let go."""
@@ -42,16 +46,20 @@ class AtLeastOnce:
     def __init__(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, tp: TopicPartition) -> None:
         self._producer, self._consumer, self._tp = producer, consumer, tp
         self._sent: list[asyncio.Future[Any]] = []
+        self._is_whole = True
 
     async def open(self) -> None:
         """Do nothing: the producer is there."""
 
     async def send(self, topic: str, messages: Packed | Sequence[Message]) -> None:
         """Hand messages to the producer."""
+        self._is_whole = False
         self._sent += await _send(self._producer, topic, self._tp.partition, messages, is_transactional=False)
+        self._is_whole = True
 
     def commit(self, next_offset: int) -> asyncio.Task[None]:
         """Begin to commit; what is sent from now on belongs to the next commit."""
+        _check(self._is_whole, self._tp)
         sent, self._sent = self._sent, []
         return asyncio.create_task(self._commit(sent, next_offset), name=f"commit of {self._tp}")
 
@@ -80,6 +88,7 @@ class ExactlyOnce:
         self._sent: list[asyncio.Future[Any]] = []
         self._committing: asyncio.Task[None] | None = None
         self._is_begun = False
+        self._is_whole = True
 
     async def open(self) -> None:
         """Fence whoever owned the partition, and end what it left open. Raises as `transactional_producer`."""
@@ -92,15 +101,18 @@ class ExactlyOnce:
 
     async def send(self, topic: str, messages: Packed | Sequence[Message]) -> None:
         """Hand messages to the transaction, once the one before is through."""
+        self._is_whole = False
         if self._committing:
             await self._committing
         if not self._is_begun:
             await self._producer.begin_transaction()
             self._is_begun = True
         self._sent += await _send(self._producer, topic, self._tp.partition, messages, is_transactional=True)
+        self._is_whole = True
 
     def commit(self, next_offset: int) -> asyncio.Task[None]:
         """Begin to end the transaction; what is sent from now on waits for the next."""
+        _check(self._is_whole, self._tp)
         self._committing = asyncio.create_task(self._commit(next_offset), name=f"transaction of {self._tp}")
         return self._committing
 
@@ -123,6 +135,12 @@ class ExactlyOnce:
             self._committing.cancel()
         if self._producer:
             await stop_producer(self._producer)
+
+
+def _check(is_whole: bool, tp: TopicPartition) -> None:
+    """Refuse to commit behind a send that failed: a handover may come before the session has ended of it."""
+    if not is_whole:
+        raise KafkaError(f"{tp}: what it gave did not all go out, so its offset stays")
 
 
 async def _send(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
+    IllegalOperation,
     IllegalStateError,
     InconsistentGroupProtocolError,
     KafkaError,
@@ -36,9 +37,9 @@ SNAPSHOT_S = 10.0
 HANDOVER_S_MAX = 20.0
 PAUSE_S_MAX = 30.0
 REFUSED_S_MAX = 30.0
-REJOINS_WITHIN_S = 45.0
-"""A rebalance ends within `membership.REBALANCE_TIMEOUT_MS`. After a SIGSTOP on a busy machine, aiokafka 0.14 was twice
-seen to end none, without a word and for reasons not found: a new session does."""
+FAILED = (KafkaError, IllegalOperation)
+"""What ends a session. The latter is no `KafkaError`, and what aiokafka 0.14 says to whoever goes on with a transaction
+that was fenced between two calls."""
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,6 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._tasks: dict[TopicPartition, Task] = {}
         self._generation = 0
         self._refused_generation = -1
-        self._without_since: float | None = None  # s, monotonic; None while the group has said what is ours
         # Held while a batch is under way, so that a partition is handed over between two batches.
         self._turn = asyncio.Lock()
         self.progressed_at = time.monotonic()
@@ -80,7 +80,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 await self._session(stop)
             except InconsistentGroupProtocolError as error:
                 raise refused(self._member.group) from error
-            except KafkaError as error:
+            except FAILED as error:
                 # Nothing uncommitted is trusted: the next session reads it again.
                 pause_s = 1.0 if time.monotonic() - began_at > PAUSE_S_MAX else min(PAUSE_S_MAX, 2 * pause_s)
                 log.warning("Kafka failed (%r): going on from the committed offsets in %g s", error, pause_s)
@@ -92,7 +92,6 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         async with self._clients() as (consumer, producer):
             self._consumer, self._producer = consumer, producer
             consumer.subscribe([self._topic], listener=self)
-            self._without_since = time.monotonic()
             commit_s = COMMIT_EXACTLY_ONCE_S if self._member.exactly_once else COMMIT_S
             commit_at, snapshot_at = time.monotonic(), time.monotonic() + SNAPSHOT_S
             while not stop.is_set():
@@ -141,8 +140,6 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         return fetched
 
     async def _take_over_what_is_new(self) -> None:
-        if self._without_since and time.monotonic() - self._without_since > REJOINS_WITHIN_S:
-            raise KafkaError(f"the group has not said for {REJOINS_WITHIN_S:g} s which partitions are ours")
         if self._generation == self._refused_generation:
             if time.monotonic() - self._refused_at > REFUSED_S_MAX:
                 raise KafkaError(f"a commit was refused {REFUSED_S_MAX:g} s ago, and the group has not said why")
@@ -207,15 +204,13 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         async with self._turn:
             try:
                 await asyncio.wait_for(self._each(Task.hand_over), HANDOVER_S_MAX)
-            except (KafkaError, TimeoutError) as error:
+            except (*FAILED, TimeoutError) as error:
                 log.warning("not all was handed over (%r): the next owner does it again", error)
             await self._let_go()
-        self._without_since = time.monotonic()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Let the loop take them over: an exception in here would be swallowed."""
         self._generation += 1
-        self._without_since = None
         async with self._turn:
             await self._let_go()
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import shutil
 import statistics
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -94,13 +95,17 @@ async def _all(folder: Path, chosen: Mapping[str, int], seed: int, at_once: int)
     results: dict[str, Result] = {}
 
     async def run(i: int, name: str, n: int, broker: EmbeddedBroker) -> None:
+        home = folder / f"kind-{i}"
         async with turns:
             try:
-                results[name] = await _one(broker, folder / f"kind-{i}", name, n, random.Random(f"{seed} {name}"))
-                log.info("%s: %s", name, _figures(*results[name]))
+                results[name] = await _one(broker, home, name, n, random.Random(f"{seed} {name}"))
             except Exception as error:
-                error.add_note(f"kind of fault: {name}, seed: {seed}")
+                error.add_note(f"kind of fault: {name}, seed: {seed}, its workers' logs: {_kept(home)}")
                 raise
+            figures = _figures(*results[name])
+            log.info("%s: %s", name, figures)
+            if failed(figures | {"repeats_exactly_once": figures["repeats"] * KINDS[name].exactly_once}):
+                log.error("%s: its workers' logs: %s", name, _kept(home))
 
     async with contextlib.AsyncExitStack() as brokers, asyncio.TaskGroup() as group:
         shared = await brokers.enter_async_context(_broker(folder / "broker"))
@@ -109,6 +114,11 @@ async def _all(folder: Path, chosen: Mapping[str, int], seed: int, at_once: int)
             broker = await brokers.enter_async_context(_broker(folder / f"mortal-{i}")) if own else shared
             group.create_task(run(i, name, n, broker))
     return {name: results[name] for name in chosen}
+
+
+def _kept(home: Path) -> Path:
+    """Keep what is in a folder that is about to go, and return where."""
+    return Path(shutil.copytree(home, tempfile.mkdtemp(prefix="linkcast-faults-kept-"), dirs_exist_ok=True))
 
 
 @contextlib.asynccontextmanager

@@ -65,15 +65,16 @@ async def zombie(scenario: Scenario, n: int) -> None:
     for worker in workers:
         await worker.takes_over(more_than=0)
     for i in range(n):
-        stopped, other = workers[i % 2], workers[1 - i % 2]
-        before, before_other = stopped.takeovers(), other.takeovers()
+        stopped = workers[i % 2]
+        await scenario.shared_among(2)
+        before = stopped.takeovers()
         stopped.send(signal.SIGSTOP)
         scenario.struck()
-        await other.takes_over(more_than=before_other)
+        await scenario.shared_among(1)
+        await scenario.moved()
         await asyncio.sleep(scenario.rng.uniform(0, 2))
         stopped.send(signal.SIGCONT)
         await stopped.takes_over(more_than=before)
-        await scenario.moved()
 
 
 async def join_and_leave(scenario: Scenario, n: int) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -105,6 +106,7 @@ class Scenario:
     faults: list[Fault] = field(default_factory=list)
     offsets: dict[int, int] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
+    sharing: int = 0  # members among whom the group's partitions are shared out; 0 during a rebalance
     from_the_future: int = 0  # events that were sent so
     bootstrap: str | None = None  # of the workers, where it is not the feed's
 
@@ -147,6 +149,20 @@ class Scenario:
                 )
             await asyncio.sleep(WATCH_S)
 
+    async def shared_among(self, n: int) -> None:
+        """Wait until the group's partitions are shared out among so many members.
+
+        Their logs don't tell: who is quick to rejoin logs what it took over before and after.
+        """
+        deadline = time.monotonic() + MOVES_WITHIN_S
+        while self.sharing != n:
+            if time.monotonic() > deadline:
+                raise Stuck(
+                    f"the group was not shared out among {n} members within {MOVES_WITHIN_S:g} s, but among "
+                    f"{self.sharing} (0: it rebalances); of the worker started last {self.workers[-1].last_words()}"
+                )
+            await asyncio.sleep(WATCH_S)
+
     async def kill(self, worker: Worker) -> None:
         """SIGKILL a worker and note it."""
         worker.send(signal.SIGKILL)
@@ -154,7 +170,7 @@ class Scenario:
         self.struck()
 
     async def watch(self) -> None:
-        """Keep `offsets` and the faults' recovery times up to date, through any outage."""
+        """Keep `offsets`, `sharing` and the faults' recovery times up to date, through any outage."""
         while True:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 await await_broker(self.kafka)
@@ -174,6 +190,7 @@ class Scenario:
                         fault.base = self.offsets if asked_at > fault.at else None
                     elif fault.recovered_s is None and _all_moved(self.offsets, fault.base):
                         fault.recovered_s = time.monotonic() - fault.at
+                self.sharing = _sharing(*await admin.describe_consumer_groups([self.group]))
                 await asyncio.sleep(WATCH_S)
         finally:
             await admin.close()
@@ -202,6 +219,11 @@ class Scenario:
 
 def _all_moved(offsets: dict[int, int], base: dict[int, int]) -> bool:
     return len(offsets) == PARTITIONS and all(offset > base.get(p, 0) for p, offset in offsets.items())
+
+
+def _sharing(answer: Any) -> int:
+    [(_error, _group, state, _type, _protocol, members, *_)] = answer.groups
+    return len(members) if state == "Stable" else 0
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,6 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
 from online.publish import publish
-from streams import runner
 from streams.contract import Prediction
 from streams.membership import GroupRefused
 from streams.recovery import GapRefused
@@ -254,15 +253,3 @@ async def test_a_clock_that_jumps_by_an_hour_changes_no_result(world, monkeypatc
     assert (await predicted(world))[1] == await oracle(world)
     committed, ends = await world.committed_and_ends()
     assert committed == ends
-
-
-async def test_a_group_that_says_nothing_for_too_long_is_joined_anew(world, monkeypatch, caplog) -> None:
-    events = fabric(1, steps=5)
-    await world.put_events(events)
-    monkeypatch.setattr(runner, "REJOINS_WITHIN_S", 0.0)
-    async with world.worker():
-        await world.until(lambda: said(caplog, "the group has not said"))
-        monkeypatch.undo()
-        await world.until_predicted(len(events))
-
-    assert (await predicted(world))[1] == await oracle(world)

@@ -1,0 +1,119 @@
+"""A member whose ground goes: fenced within a transaction, a send that failed, stopped until the group has moved on."""
+
+import asyncio
+import random
+import signal
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+
+from bench.faults import kinds
+from bench.faults.scenario import FaultDidNotFire
+from streams.outlet import AtLeastOnce, ExactlyOnce
+from streams.partition import Message
+from tests.online.test_worker import fabric, oracle, predicted, said, world
+
+__all__ = ["world"]
+
+
+@pytest.mark.kafka
+async def test_a_worker_that_is_fenced_within_a_transaction_goes_on_from_what_was_committed(
+    world, monkeypatch, caplog
+) -> None:
+    caplog.set_level("INFO", logger="streams.task")
+    events, send, fenced = fabric(1), ExactlyOnce.send, False
+
+    async def send_and_hear_of_the_fence(outlet, topic, messages) -> None:
+        await send(outlet, topic, messages)
+        if fenced and not await said(caplog, "Kafka failed"):
+            await asyncio.wait([outlet._producer._sender.sender_task])
+
+    monkeypatch.setattr(ExactlyOnce, "send", send_and_hear_of_the_fence)
+    async with world.worker(exactly_once=True):
+        await world.until(lambda: said(caplog, "reading from", times=2))
+        for partition in (0, 1):
+            await fence_outputs_of(world, partition)
+        fenced = True
+        await world.put_events(events)
+        await world.until_predicted(len(events))
+
+    count, found = await predicted(world)
+    assert count == len(events)
+    assert found == await oracle(world)
+
+
+async def fence_outputs_of(world, partition: int) -> None:
+    tp = TopicPartition(f"{world.prefix}metrics", partition)
+    other = ExactlyOnce(world.kafka, prefix=world.prefix, group=f"{world.prefix}worker", tp=tp)
+    await other.open()
+    await other.close()
+
+
+class BusyProducer:
+    """A producer with room for one batch, and then none in time."""
+
+    def __init__(self) -> None:
+        self._batches = 0
+
+    async def send_batch(self, batch, topic, *, partition):
+        self._batches += 1
+        if self._batches > 1:
+            raise KafkaTimeoutError
+
+
+async def test_no_offset_moves_past_what_was_not_sent() -> None:
+    outlet = AtLeastOnce(BusyProducer(), None, TopicPartition("metrics", 0))
+    await outlet.send("predictions", [Message(b"leaf-1", b"{}")])
+    with pytest.raises(KafkaTimeoutError):
+        await outlet.send("features", [Message(b"leaf-1", b"{}")])
+
+    with pytest.raises(KafkaError, match="did not all go out"):
+        outlet.commit(2)
+
+
+class Group:
+    """A scenario of two workers whose logs say at any time that they have taken over, as those of a rebalance do.
+
+    Only a worker that has been out of the group takes over again when it is continued.
+    """
+
+    def __init__(self) -> None:
+        self.rng = random.Random(1)
+        self.members, self.faults = 2, 0
+        self.continued: list[int] = []
+
+    async def start(self, *arguments: str) -> "Group":
+        return self
+
+    def takeovers(self) -> int:
+        return 1
+
+    def send(self, number: signal.Signals) -> None:
+        if number == signal.SIGCONT:
+            self.continued.append(self.members)
+
+    async def takes_over(self, *, more_than: int) -> None:
+        if 2 in self.continued:
+            raise FaultDidNotFire("a worker was continued that was in the group all the time")
+
+    def struck(self) -> None:
+        self.faults += 1
+
+    async def shared_among(self, n: int) -> None:
+        self.members = n
+
+    async def moved(self) -> None:
+        assert self.faults
+
+
+async def test_a_stopped_worker_is_continued_once_the_group_has_gone_on_without_it(monkeypatch) -> None:
+    async def at_once(seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr(kinds.asyncio, "sleep", at_once)
+    group = Group()
+
+    await kinds.zombie(group, 3)
+
+    assert group.continued == [1, 1, 1]
