@@ -298,7 +298,7 @@ def _end_children_on_sigterm() -> None:
 @click.option(
     "--engines",
     metavar="NAME,…",
-    default="bare,linkcast,faust,quix,bytewax,kafka_streams,flink",
+    default="bare,linkcast,faust,quix,bytewax,kafka_streams,flink,flink-chained",
     show_default=True,
     help="Which to compare, by comma.",
 )
