@@ -38,8 +38,8 @@ record Options(String bootstrap, String in, String out, String app, Path state, 
 
     private static Options checked(Options options) {
         if (options.chained && options.threads != 1) {
-            throw new IllegalArgumentException("--chained true with " + options.threads
-                    + " threads: Flink's hash of a key is not Kafka's, so several must exchange. Leave one option out.");
+            throw new IllegalArgumentException("--chained true with " + options.threads + " threads: Flink's"
+                    + " hash of a key is not Kafka's, so several must exchange. Leave one of the two out.");
         }
         return options;
     }
