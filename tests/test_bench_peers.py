@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import peers
+from bench.peers import engines
 from bench.peers.figures import NoPlace, ratios, table, write_into
 from bench.peers.job import PERIOD_MS, START_MS, TICKS_CHECKED_MIN, Check, Job
 from bench.peers.linkcast_job import WindowedPartition
 from bench.peers.machine import Usage, between
 from bench.peers.means_json import MeansWriter
 from infra.command import main
+from infra.commands import bench as commands
 from streams.snapshot import Manifest
 
 
@@ -115,6 +117,37 @@ def test_the_peers_are_a_command():
         main(["bench", "peers", "--help"])
 
     assert ended.value.code == 0
+
+
+def test_the_command_compares_every_engine_unless_told_otherwise():
+    [option] = [param for param in commands.peers.params if param.name == "engines"]
+
+    assert tuple(option.default.split(",")) == peers.ENGINES
+
+
+@pytest.fixture
+def builds(tmp_path, monkeypatch):
+    """The projects that Maven was asked for; it gives each an empty jar."""
+    asked = []
+
+    def build(name, command):
+        asked.append(name)
+        jar = command[command.index("-f") + 1].parent / "target" / "app.jar"
+        jar.parent.mkdir()
+        jar.touch()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(engines.shutil, "which", lambda name: name)
+    monkeypatch.setattr(engines, "_run", build)
+    return asked
+
+
+def test_both_rows_of_flink_are_one_jar_and_one_argument_apart(builds):
+    documented, chained = engines.install("flink"), engines.install("flink-chained")
+
+    assert builds == ["flink"]
+    assert chained.command == (*documented.command, "--chained", "true")
+    assert (documented.version.split(", ")[1], chained.version.split(", ")[1]) == ("keyBy", "tuned by hand")
 
 
 def test_the_check_of_the_peers_counts_what_is_lost_repeated_and_wrong():

@@ -13,7 +13,7 @@ from infra.options import json_option
 @click.option(
     "--engines",
     metavar="NAME,…",
-    default="bare,linkcast,faust,quix,bytewax,kafka_streams,flink",
+    default="bare,linkcast,faust,quix,bytewax,kafka_streams,flink,flink-chained",
     show_default=True,
     help="Which to compare, by comma.",
 )
