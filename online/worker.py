@@ -29,6 +29,10 @@ _FORGET_EVERY_MS = 600_000
 _CLOCK_BACK_MS = 7_200_000
 """How much later than after 25 h a stream leaves memory: a broker whose clock is set back must not show in results."""
 
+_ROWS_HELD_MAX = 512
+"""Rows of features wait for company, since a record of a few costs as much as one of hundreds; but not for too much: a
+producer has one request under way, and predictions wait while one of half a megabyte is."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -131,10 +135,10 @@ class ScoredPartition(Owner):
         return self._champion.scorer if model is None else self._champion.named(model)
 
     def _features(self, advanced: Advanced) -> list[Message]:
-        """Hold rows back until they make a record of full size: nobody waits for them as for a prediction."""
+        """Hold rows back until they make a record worth its while: nobody waits for them as for a prediction."""
         self._held.append(advanced)
         self._rows_held += len(advanced.ts)
-        return self._encoded() if self._rows_held >= feature_batch.ROWS_MAX else []
+        return self._encoded() if self._rows_held >= _ROWS_HELD_MAX else []
 
     def flush(self) -> dict[str, list[Message]]:
         """Return the rows of features held back."""
