@@ -16,7 +16,7 @@ from bench.peers.linkcast_job import WindowedPartition
 from bench.peers.machine import Usage, between
 from bench.peers.means_json import MeansWriter
 from infra.command import main
-from infra.commands import bench as commands
+from infra.commands.bench.peers import command
 from streams.snapshot import Manifest
 
 
@@ -120,7 +120,7 @@ def test_the_peers_are_a_command():
 
 
 def test_the_command_compares_every_engine_unless_told_otherwise():
-    [option] = [param for param in commands.peers.params if param.name == "engines"]
+    [option] = [param for param in command.params if param.name == "engines"]
 
     assert tuple(option.default.split(",")) == peers.ENGINES
 
