@@ -1,14 +1,24 @@
 """What an event costs at live rates, where batches are small, beside what it costs of a drained backlog.
 
-A benchmark that only drains a backlog hides the fixed cost of a batch; this one shows it as a ratio.
+A benchmark that only drains a backlog hides the fixed cost of a batch; this one shows it as a ratio. Beside it stands
+what the machine adds: the same small batch costs more where the core has slept before it, its caches and clock gone.
 """
 
+import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from bench import hop, latency
+from bench.cluster import START_MS
+from bench.events import records
+from streams.partition import advance
+from streams.records import Records, Taken
+from streams.stream_table import StreamTable
 
 RATES = (5_000, 20_000, 50_000)
+IDLE_MS = 10
+_BATCHES, _BATCH_EVENTS = 300, 25
 
 
 def bench(
@@ -17,8 +27,10 @@ def bench(
 ) -> dict[str, object]:  # fmt: skip
     """Measure `cpu_us_per_event` at each rate (events/s) and of a backlog of `events`, and each rate's ratio to that.
 
-    `void` names the rates that were not held; what an event costs there is no figure.
+    `void` names the rates that were not held; what an event costs there is no figure. `decoded_batch_of_25_us` is the
+    CPU of decode and kernel for one batch in this process, without a broker.
     """
+    awake, idle = (_batch_us(streams, pause_ms / 1_000) for pause_ms in (0, IDLE_MS))
     drained = hop.bench(events=events, streams=streams, model=model)
     backlog_us = float(str(drained["cpu_us_per_event"]))
     us, void = {}, {}
@@ -30,7 +42,24 @@ def bench(
     return {
         "cpu_us_per_event": us | {"backlog": backlog_us},
         "times_backlog": {rate: round(cost / backlog_us, 2) for rate, cost in us.items()},
+        f"decoded_batch_of_{_BATCH_EVENTS}_us": {"back to back": awake, f"after {IDLE_MS} ms of sleep": idle},
         "void": void or None,
         "seconds": seconds,
         "streams": streams,
     }
+
+
+def _batch_us(streams: int, pause_s: float) -> float:
+    """Return µs of CPU of a small batch through decode and kernel, each after a pause; all streams are known before."""
+    table = StreamTable(streams_max=streams)
+    n = streams + _BATCHES * _BATCH_EVENTS
+    events = records(n, streams=streams, period_ms=1_000)
+    log = Records.of([Taken(i, START_MS + i, r.key, r.value, []) for i, r in enumerate(islice(events, n))])
+    advance(table, log[:streams])
+    used_s = 0.0
+    for at in range(streams, n, _BATCH_EVENTS):
+        time.sleep(pause_s)
+        before_s = time.thread_time()
+        advance(table, log[at : at + _BATCH_EVENTS])
+        used_s += time.thread_time() - before_s
+    return round(used_s / _BATCHES * 1e6, 1)
