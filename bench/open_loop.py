@@ -53,6 +53,11 @@ class Flow(NamedTuple):
         """Event time between two events of a port."""
         return max(1, self.streams * 1_000 // self.rate)
 
+    @property
+    def end_ms(self) -> int:
+        """Event time at which every port would report next."""
+        return self.start_ms + -(-self.events // self.streams) * self.period_ms
+
     def due(self) -> Int64s:
         """Return how long after the start each event is due, in ns, shape (events,), rising."""
         return np.arange(self.events, dtype=np.int64) * 1_000 // self.rate // TICK_MS * TICK_MS * 1_000_000

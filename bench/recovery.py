@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from bench.cluster import (
     PARTITIONS,
     PREFIX,
-    START_MS,
     Cluster,
     MeasurementFailed,
     cluster,
@@ -27,7 +26,7 @@ from bench.cluster import (
     until_taken,
 )
 from bench.events import PORTS_A_NODE, KeyedRecord, fill, records
-from bench.latency import DAY_MS, WARM_S
+from bench.latency import WARM_S
 from bench.open_loop import Flow, Flowed, flowing
 from infra.demo.processes import Child
 from infra.progress import step
@@ -145,7 +144,8 @@ async def _snapshot_bytes(kafka: KafkaSettings) -> int:
 def _rebalance(stage: Cluster, streams: int, seconds: float, warm_s: float) -> dict[str, object]:
     """Let a second worker join while events flow, and return the longest gap between predictions of a partition."""
     rate = max(200, streams // 10)  # a port reports every 10 s
-    warm, flow = (Flow(rate, s, streams, START_MS + i * DAY_MS) for i, s in enumerate((warm_s, seconds)))
+    warm = Flow(rate, warm_s, streams)
+    flow = Flow(rate, seconds, streams, warm.end_ms)
     with stage.worker(name="first", pinned=False) as first:
         until_taken(first)
         with step(f"warming up for {warm_s:g} s"), flowing(stage.kafka, warm) as running:
