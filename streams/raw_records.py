@@ -43,17 +43,19 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 
     def _as_arrays(self, found: Iterator[Batch]) -> Iterator[Records]:
         # All are read before one is given: what raises must not have moved the offset, or records would be lost.
-        behind, made = self.next_fetch_offset, []
-        taken: list[Batch] = []
+        behind = self.next_fetch_offset
+        groups: list[list[Batch]] = [[]]
+        n = 0  # records in the last group
         for batch in found:
             behind = batch.next_offset
-            if not batch.is_control:
-                taken.append(batch)
-            if sum(batch.n for batch in taken) >= RECORDS_MAX:
-                made.append(unpack(taken, first=self.next_fetch_offset))
-                taken = []
-        if taken:
-            made.append(unpack(taken, first=self.next_fetch_offset))
+            if batch.is_control:
+                continue
+            groups[-1].append(batch)
+            n += batch.n
+            if n >= RECORDS_MAX:
+                groups.append([])
+                n = 0
+        made = [unpack(group, first=self.next_fetch_offset) for group in groups]
         self.next_fetch_offset = behind
         yield from (records for records in made if len(records))
 

@@ -66,6 +66,8 @@ def _edges(data: bytes) -> list[tuple[int, int]] | None:
         end = at + _BEFORE_LENGTH + int.from_bytes(data[at + 8 : at + _BEFORE_LENGTH], "big")
         if data[at + 16] != _MAGIC:
             return None
+        if end < at + _HEADER.size:
+            raise CorruptRecordException("a batch that is shorter than its header")
         if end > len(data):
             break
         edges.append((at, end))
@@ -77,6 +79,8 @@ def _batch(data: memoryview) -> Batch:
     (base, _, _, _, crc, attributes, last_delta, first_ts, max_ts, _, _, _, count) = _HEADER.unpack_from(data)
     if calc_crc32c(data[_AFTER_CRC:]) != crc:
         raise CorruptRecordException(f"the batch from offset {base} on has another checksum than it says")
+    if count < 0:
+        raise CorruptRecordException(f"the batch from offset {base} on says that it has {count} records")
     body = data[_HEADER.size :]
     if attributes & _CODEC:
         body = memoryview(_decompressed(body, attributes & _CODEC))

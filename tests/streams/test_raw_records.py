@@ -6,6 +6,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,16 @@ def test_records_that_do_not_fill_their_batch_are_refused_and_nothing_outside_is
         return
     assert len(records) == n
     assert all(len(record.value or b"") + len(record.key or b"") < len(body) for record in records)
+
+
+@pytest.mark.parametrize(("at", "what"), [(8, b"\0\0\0\7"), (57, b"\xff\xff\xff\xff")])
+def test_a_header_that_lies_is_refused(at: int, what: bytes) -> None:
+    whole = bytearray(batch_of([Taken(0, 5, b"abc", b"{}", [])]))
+    whole[at : at + 4] = what
+    whole[17:21] = calc_crc32c(bytes(whole[21:])).to_bytes(4, "big")
+
+    with pytest.raises(CorruptRecordException):
+        read(bytes(whole))
 
 
 def test_an_older_version_is_left_to_the_library() -> None:
