@@ -11,7 +11,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 
 from streams.contract import MetricEvent
-from streams.kafka import KafkaSettings
+from streams.kafka import KafkaSettings, stop_producer
 
 PARTITIONS = 2
 NODES, PORTS = 8, 8
@@ -99,9 +99,13 @@ class Feed:
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop` is set, and return when all is acknowledged."""
         producer = AIOKafkaProducer(**self._kafka.client_arguments(), enable_idempotence=True)
-        async with producer:  # its exit flushes
+        await producer.start()
+        try:
             while not stop.is_set():
                 turn, self._extra = self._extra, []
                 for key, value in [*turn, *(next(self._records) for _ in range(RECORDS_PER_TURN))]:
                     await producer.send(self._topic, value, key=key, partition=key[-1] % PARTITIONS)
                 await asyncio.sleep(TURN_S)
+            await producer.flush()
+        finally:
+            await stop_producer(producer)  # within seconds: the broker may be gone for good

@@ -34,9 +34,9 @@ async def kill_at_each_step(scenario: Scenario, n: int) -> None:
     worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_FIRST}:1")
     await worker.ended(-signal.SIGKILL)
     scenario.struck()
-    worker = await scenario.start("--instance", "a")
-    await scenario.moved()
-    await scenario.kill(worker)  # committed, and no snapshot: what comes next rebuilds
+    worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_HANDOVER[0]}:1")
+    await worker.ended(-signal.SIGKILL)  # committed, and no snapshot: what comes next rebuilds
+    scenario.struck()
     steps = [step for step in reversed(STEPS) if step != AT_FIRST and (scenario.exactly_once or step != EXACTLY_ONCE)]
     for step in itertools.islice(itertools.cycle(steps), n - 2):
         times = scenario.rng.randint(1, 2 if step in AT_TAKEOVER + AT_HANDOVER else 4)
