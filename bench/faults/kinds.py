@@ -24,7 +24,11 @@ AT_FIRST = "turn_noted"
 """The step that only the first worker on a topic comes to, and one with a new model."""
 EXACTLY_ONCE = "offsets_sent"
 """The step that only a worker with transactional outputs comes to."""
-AT_TAKEOVER = ("fenced", "restored", "rebuilt")
+AT_TAKEOVER = ("fenced", "restored")
+AT_REBUILD = "rebuilt"
+"""A whole replay may be one batch."""
+AT_FIRST_SNAPSHOT = "snapshot_half_sent"
+"""Behind the first commit of a partition, and before anything of its snapshot can be read."""
 BURST = 4_000
 """Records of a flood: one to a few seconds of work."""
 
@@ -34,12 +38,12 @@ async def kill_at_each_step(scenario: Scenario, n: int) -> None:
     worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_FIRST}:1")
     await worker.ended(-signal.SIGKILL)
     scenario.struck()
-    worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_HANDOVER[0]}:1")
-    await worker.ended(-signal.SIGKILL)  # committed, and no snapshot: what comes next rebuilds
+    worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_FIRST_SNAPSHOT}:1")
+    await worker.ended(-signal.SIGKILL)  # one partition is committed and has no snapshot: what comes next rebuilds it
     scenario.struck()
     steps = [step for step in reversed(STEPS) if step != AT_FIRST and (scenario.exactly_once or step != EXACTLY_ONCE)]
     for step in itertools.islice(itertools.cycle(steps), n - 2):
-        times = scenario.rng.randint(1, 2 if step in AT_TAKEOVER + AT_HANDOVER else 4)
+        times = 1 if step == AT_REBUILD else scenario.rng.randint(1, 2 if step in AT_TAKEOVER + AT_HANDOVER else 4)
         worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{step}:{times}")
         if step in AT_HANDOVER:
             await worker.takes_over(more_than=feed.PARTITIONS - 1)
