@@ -93,6 +93,7 @@ Result = tuple[Verdict, list[Fault]]
 async def _all(folder: Path, chosen: Mapping[str, int], seed: int, at_once: int) -> dict[str, Result]:
     turns = asyncio.Semaphore(at_once)
     results: dict[str, Result] = {}
+    errors: list[Exception] = []
 
     async def run(i: int, name: str, n: int, broker: EmbeddedBroker) -> None:
         home = folder / f"kind-{i}"
@@ -101,7 +102,9 @@ async def _all(folder: Path, chosen: Mapping[str, int], seed: int, at_once: int)
                 results[name] = await _one(broker, home, name, n, random.Random(f"{seed} {name}"))
             except Exception as error:
                 error.add_note(f"kind of fault: {name}, seed: {seed}, its workers' logs: {_kept(home)}")
-                raise
+                log.error("%s: %s", name, error)
+                errors.append(error)  # the other kinds go on: each takes minutes
+                return
             figures = _figures(*results[name])
             log.info("%s: %s", name, figures)
             if failed(figures | {"repeats_exactly_once": figures["repeats"] * KINDS[name].exactly_once}):
@@ -113,6 +116,9 @@ async def _all(folder: Path, chosen: Mapping[str, int], seed: int, at_once: int)
             own = KINDS[name].own_broker
             broker = await brokers.enter_async_context(_broker(folder / f"mortal-{i}")) if own else shared
             group.create_task(run(i, name, n, broker))
+    if errors:
+        said = "\n".join("\n".join((str(error), *error.__notes__)) for error in errors)
+        raise FaultDidNotFire(said) from ExceptionGroup("kinds of fault that proved nothing", errors)
     return {name: results[name] for name in chosen}
 
 
