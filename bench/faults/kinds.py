@@ -114,7 +114,9 @@ async def broker_killed(scenario: Scenario, n: int) -> None:
 
 async def connection_cut(scenario: Scenario, n: int) -> None:
     """Cut the worker's connections for 0.1 to 12 s, at times longer than its session."""
-    async with proxied(scenario.kafka.bootstrap, "127.0.0.2") as proxy:
+    # One kind beside the other has to listen elsewhere.
+    address = "127.0.0.4" if scenario.exactly_once else "127.0.0.2"
+    async with proxied(scenario.kafka.bootstrap, address) as proxy:
         await _start_behind(proxy, scenario)
         for _ in range(n):
             await asyncio.sleep(scenario.rng.uniform(0, 3))
