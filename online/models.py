@@ -14,7 +14,7 @@ from online.keys import KeyRefused, load_trusted_keys
 from online.scoring import Scorer
 from streams import measures
 from streams.contract import ModelManifest
-from streams.kafka import KafkaSettings, await_broker
+from streams.kafka import KafkaSettings, await_broker, consuming
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Models:
         consumer = AIOKafkaConsumer(
             **self._kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest"
         )
-        async with consumer:
+        async with consuming(consumer):
             await consumer._client.force_metadata_update()
             partitions = [TopicPartition(self._topic, p) for p in consumer.partitions_for_topic(self._topic) or ()]
             if not partitions:

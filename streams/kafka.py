@@ -203,10 +203,24 @@ async def stop_producer(producer: "AIOKafkaProducer") -> None:
         await producer.client.close()
 
 
-async def stop_consumer(consumer: "AIOKafkaConsumer") -> None:
-    """Stop a consumer within seconds, whatever its tasks wait for: to be cancelled ends them, too."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(consumer.stop(), STOP_SECONDS)
+@contextlib.asynccontextmanager
+async def consuming(consumer: "AIOKafkaConsumer") -> "AsyncIterator[AIOKafkaConsumer]":
+    """Start a consumer for as long as the block runs, and stop it within seconds, whatever its tasks wait for.
+
+    aiokafka 0.14's `stop` awaits tasks that it has cancelled: where one of them waits out an error, it ends with that
+    one's `CancelledError`, which would end whoever called it, and leaves its connections open.
+    """
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        stopping = asyncio.ensure_future(consumer.stop())
+        await asyncio.wait([stopping], timeout=STOP_SECONDS)
+        if stopping.done() and not stopping.cancelled():
+            stopping.result()
+        else:
+            stopping.cancel()
+            await consumer._client.close()
 
 
 async def read_to_end(

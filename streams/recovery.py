@@ -14,7 +14,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from streams.contract import LinkcastError
 from streams.failpoints import reached
-from streams.kafka import KafkaSettings
+from streams.kafka import KafkaSettings, consuming
 from streams.owner import Owner
 from streams.snapshot import Manifest, SnapshotRefused, chunks_in, manifest_in
 
@@ -117,9 +117,8 @@ async def _rebuild_from(
 
 async def _record_at(kafka: KafkaSettings, tp: TopicPartition, offset: int) -> Any:
     """Return the first record from `offset` on, None where there is none or retention has passed it."""
-    async with AIOKafkaConsumer(
-        **kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="none"
-    ) as consumer:
+    consumer = AIOKafkaConsumer(**kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="none")
+    async with consuming(consumer):
         consumer.assign([tp])
         consumer.seek(tp, offset)
         try:

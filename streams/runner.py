@@ -23,7 +23,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
-from streams.kafka import KafkaSettings, await_broker, stop_consumer, stop_producer
+from streams.kafka import KafkaSettings, await_broker, consuming, stop_producer
 from streams.membership import group_consumer, refused
 from streams.outlet import BATCH_BYTES_MAX, REQUEST_BYTES_MAX, AtLeastOnce, ExactlyOnce, Outlet
 from streams.owner import Owner
@@ -124,9 +124,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(stop_producer, producer)
             await producer.start()
-            stack.push_async_callback(stop_consumer, consumer)
-            await consumer.start()
-            yield consumer, producer
+            yield await stack.enter_async_context(consuming(consumer)), producer
 
     async def _fetched(self) -> dict[TopicPartition, list[Records]]:
         try:

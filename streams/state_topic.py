@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams.failpoints import reached
-from streams.kafka import KafkaSettings, read_to_end, stop_producer, transactional_producer
+from streams.kafka import KafkaSettings, consuming, read_to_end, stop_producer, transactional_producer
 from streams.snapshot import Chunks, Manifest, checksums, records
 
 TURNS = b"turns"
@@ -50,7 +50,7 @@ class StateTopic:
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=16 << 20,
         )
-        async with consumer:
+        async with consuming(consumer):
             async for records in read_to_end(consumer, self._tp):
                 newest |= {record.key: record.value for record in records}
         return newest

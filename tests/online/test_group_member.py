@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from bench.faults import kinds
 from bench.faults.scenario import FaultDidNotFire
+from streams.kafka import consuming
 from streams.outlet import AtLeastOnce, ExactlyOnce
 from streams.partition import Message
 from tests.online.test_worker import fabric, oracle, predicted, said, world
@@ -117,3 +118,32 @@ async def test_a_stopped_worker_is_continued_once_the_group_has_gone_on_without_
     await kinds.zombie(group, 3)
 
     assert group.continued == [1, 1, 1]
+
+
+class Consumer:
+    """A consumer whose `stop` ends as aiokafka's does while its fetcher waits out an error."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self._client = self
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        waiting = asyncio.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await waiting
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_consumer_that_stops_amid_an_error_does_not_end_its_worker() -> None:
+    consumer = Consumer()
+
+    async with consuming(consumer):
+        pass
+
+    assert consumer.is_closed
