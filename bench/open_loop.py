@@ -138,7 +138,7 @@ def _process(target: Callable[..., None], *arguments: Any) -> Iterator[Connectio
 def _before_others() -> None:
     """Let the broker, on the same core, wait for who measures: they would be on other machines. Root may ask for it."""
     with suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        os.nice(-10)
 
 
 def _load(bootstrap: str, flow: Flow, pipe: Connection) -> None:
