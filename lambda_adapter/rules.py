@@ -10,7 +10,6 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from lambda_adapter.records import Score
-from streams.contract import HEALTHY
 
 
 class Rules(NamedTuple):
@@ -42,7 +41,7 @@ def rule_score(rules: Rules, features: Mapping[str, float]) -> Score:
         if _fires(rule, operands):
             said = {"class": rule["class"], "confidence": rule["confidence"], "model": "rules"}
             return Score.model_validate(said | {"risk": _risk(rule["risk"], operands)})
-    return Score(class_=HEALTHY, risk=0.0, confidence=rules.healthy_confidence, model="rules")
+    return Score(class_="healthy", risk=0.0, confidence=rules.healthy_confidence, model="rules")
 
 
 def operands_of(features: Mapping[str, float]) -> dict[str, float]:
