@@ -185,7 +185,7 @@ class Alerts:
             self._table.update_item(
                 Key=alert_key(alert_id),
                 UpdateExpression=f"SET alert_state = :pending, lease_until = :until, {EXPIRES} = :expires",
-                ConditionExpression="attribute_not_exists(entity_id) OR alert_state = :pending AND lease_until < :now",
+                ConditionExpression="attribute_not_exists(entity_id) OR alert_state = :pending AND lease_until <= :now",
                 ExpressionAttributeValues={
                     ":pending": "pending",
                     ":until": now_ms + LEASE_MS,
@@ -199,7 +199,7 @@ class Alerts:
                 raise
             held = error.response["Item"]  # as it came over the wire: boto3 reads no item of an error
             is_sent = held["alert_state"]["S"] == "sent"
-            return _Claim(is_ours=False, held_ms=0 if is_sent else int(held["lease_until"]["N"]) - now_ms + 1)
+            return _Claim(is_ours=False, held_ms=0 if is_sent else int(held["lease_until"]["N"]) - now_ms)
         return _Claim(is_ours=True, held_ms=0)
 
     def _put_events(self, entries: Mapping[str, dict[str, Any]]) -> dict[str, Exception]:
