@@ -1,4 +1,4 @@
-"""Against the real client, a table of moto's server and a small HTTP server in Bedrock's place, which counts requests."""
+"""Against the real client, moto's server for the table and a small HTTP server for Bedrock, which counts requests."""
 
 import json
 import logging
