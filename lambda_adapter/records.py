@@ -49,14 +49,18 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 EventTimeMs = Annotated[int, Field(ge=0, le=EVENT_TIME_MS_MAX)]
 Source = Annotated[str, Field(pattern=r"^\d{1,10}:\d{1,19}:\d{1,10}$")]
 FeatureName = Annotated[str, Field(min_length=1, max_length=64)]
+FeatureValue = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # beyond float32 the trees would see an infinity
+Features = Annotated[dict[FeatureName, FeatureValue | None], Field(max_length=4 * len(FEATURES))]
 
 
-class _Record(BaseModel):
+class Strict(BaseModel):
+    """What is checked strictly, and frozen."""
+
     # NaN and infinity are in no field's range; what a later release adds is ignored, as the contract says.
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="ignore", populate_by_name=True)
 
 
-class Driver(_Record):
+class Driver(Strict):
     """One feature's push on the risk of one prediction."""
 
     feature: FeatureName
@@ -64,12 +68,12 @@ class Driver(_Record):
     push: Annotated[float, Field(alias="contribution")]  # SHAP value on the risk model's margin, log-odds
 
 
-class _Event(_Record):
+class _Event(Strict):
     v: Literal[1] = 1
     stream_id: Id
     ts: EventTimeMs  # event time
     src: Source  # partition:offset:index of the metric event; the identity for dropping repeats
-    features: Annotated[dict[FeatureName, float | None], Field(max_length=4 * len(FEATURES))] | None = None
+    features: Features | None = None  # by name; None is missing
 
     @cached_property
     def node(self) -> str:
@@ -77,14 +81,19 @@ class _Event(_Record):
         return node_of(self.stream_id)
 
 
-class Change(_Event):
-    """A scored metric event: a prediction's fields that the Lambda needs, and `features` where the Lambda scored it."""
+class Score(Strict):
+    """What a scorer says of one event."""
 
     class_: Annotated[Class, Field(alias="class")]  # the most probable class
     risk: Percent
     confidence: Fraction  # probability of `class_`
     model: Annotated[str, Field(min_length=1, max_length=200)]
     probabilities: dict[Class, Fraction] | None = None
+
+
+class Change(_Event, Score):
+    """A scored metric event: a prediction's fields that the Lambda needs, and `features` where the Lambda scored it."""
+
     change: Annotated[ChangeKind | None, BeforeValidator(_unset)] = None
     episode: Annotated[str, Field(min_length=1, max_length=STREAM_ID_BYTES_MAX + 32)] | None = None
     drivers: Annotated[list[Driver], Field(max_length=100)] | None = None  # the strongest first
@@ -115,7 +124,18 @@ class Change(_Event):
 class Unscored(_Event):
     """A metric event with its features and no prediction: the Lambda has it scored."""
 
-    features: Annotated[dict[FeatureName, float | None], Field(min_length=1, max_length=4 * len(FEATURES))]
+    features: Features
+
+    @model_validator(mode="after")
+    def _has_a_feature(self) -> "Unscored":
+        if not self.known:
+            raise ValueError("no feature with a value")
+        return self
+
+    @cached_property
+    def known(self) -> dict[str, float]:
+        """The features of the contract that have a value."""
+        return {name: value for name in FEATURES if (value := self.features.get(name)) is not None}
 
 
 class KafkaRecord(NamedTuple):
