@@ -66,8 +66,8 @@ def explain(change: Change) -> Explanation:
     ...                 model="4f1c9a", change="opened", episode="leaf-012/17@0",
     ...                 drivers=[Driver(feature="latency_p99", value=7.25, push=1.5)])
     >>> said = explain(change)
-    >>> said.text[:72]
-    'leaf-012/17: latency spike, opened at risk 71 of 100 (elevated). Latency'
+    >>> said.text.partition(". ")[0]
+    'leaf-012/17: latency spike, opened at risk 71 of 100 (elevated)'
     >>> said.evidence
     ['p99 latency: 7.25 µs (raises the risk, +1.50 log-odds)']
     """
@@ -75,8 +75,14 @@ def explain(change: Change) -> Explanation:
     return Explanation(
         text=" ".join(_sentences(change, words["meaning"])),
         evidence=list(_evidence(change, words["looks_at"])) or [_WORDS["no_evidence"]],
-        actions=words["actions"],
+        actions=actions_of(change),
     )
+
+
+def actions_of(change: Change) -> list[str]:
+    """Return what to do about a change, in order: by class, and for an incident that is over what is left to do."""
+    words = _WORDS["closed"] if change.change == "closed" else _WORDS["class"][change.class_]
+    return list(words["actions"])
 
 
 def band_of(risk: float) -> str:
