@@ -13,9 +13,11 @@ from lambda_adapter.records import KafkaRecord, RecordRefused
 from streams.contract import LinkcastError
 
 if TYPE_CHECKING:
+    from aiokafka import AIOKafkaProducer
     from aiokafka.abc import AbstractTokenProvider
 
 DELIVERED_WITHIN_S = 8.0
+STOPPED_WITHIN_S = 1.0
 VALUE_BYTES_KEPT = 900 * 1024
 """A broker takes 1 MiB where nobody says otherwise: a letter that it refused would come again for ever."""
 
@@ -89,12 +91,15 @@ class DeadLetters:
             max_request_size=VALUE_BYTES_KEPT + 64 * 1024,
         )
         # A new connection each time: one kept open would be dead after the environment was frozen for a while.
-        async with producer:
+        try:
+            await producer.start()
             sent = [
                 await producer.send(self._topic, value_of(letter), key=letter.record.key, headers=headers_of(letter))
                 for letter in letters
             ]
             await asyncio.gather(*sent)
+        finally:
+            await _stop(producer)
 
     def _client_arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = dict(self._arguments)
@@ -105,6 +110,17 @@ class DeadLetters:
         if self._sasl_mechanism:
             arguments |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": _msk_tokens()}
         return arguments
+
+
+async def _stop(producer: "AIOKafkaProducer") -> None:
+    # aiokafka 0.14 would flush for ever what nobody takes.
+    try:
+        await asyncio.wait_for(producer.stop(), STOPPED_WITHIN_S)
+    except TimeoutError:
+        sender = producer._sender.sender_task
+        sender.cancel()
+        await asyncio.wait([sender], timeout=STOPPED_WITHIN_S)
+        await producer.client.close()
 
 
 def value_of(letter: DeadLetter) -> bytes | None:

@@ -79,7 +79,7 @@ def test_two_handlers_at_once_alert_once(adapter, table, bus):
         alerts = Alerts(table, bus, bus=BUS, clock=lambda: NOW_MS, wait=lambda _s: None)
         return Adapter(
             insights=Insights(table), alerts=alerts, dead_letters=adapter.dead_letters, scorer=adapter.scorer,
-            explain=explain, enrichment=None, clock=lambda: NOW_MS,
+            enrichment=None, clock=lambda: NOW_MS,
         )  # fmt: skip
 
     batch = event(*(prediction(stream_id=f"n{i}/1", src=f"0:{i}:0") for i in range(20)))
