@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambda_adapter.insights import EXPIRES, Explained, expiry
+from lambda_adapter.insights import EXPIRES, Explained, expiry, is_unmet
 from lambda_adapter.records import Change
 from streams.contract import LinkcastError
 
@@ -23,6 +23,8 @@ ENTRIES_MAX = 10
 LEASE_MS = 8_000
 """Longer than a PutEvents with its retries takes; so long the next try waits where this one was killed."""
 PORTS_TOLD = 64
+PORTS_COUNTED_MAX = 1_000
+"""An item holds 400 KB, and a port's name may have 200 bytes."""
 SOURCE = "linkcast"
 PORT_ALERT, NODE_ALERT = "Link failure predicted", "Node incident predicted"
 
@@ -88,12 +90,22 @@ class Alerts:
     def count(self, change: Change) -> None:
         """Count an opened port of its node. Counting it again changes nothing: the item holds a set of ports."""
         key = _window_key(change)
-        answer = self._table.update_item(
-            Key=key,
-            ReturnValues="UPDATED_NEW",
-            UpdateExpression="ADD ports :port SET expires_at = :expires",
-            ExpressionAttributeValues={":port": {change.stream_id}, ":expires": expiry(self._clock())},
-        )
+        try:
+            answer = self._table.update_item(
+                Key=key,
+                UpdateExpression="ADD ports :port SET expires_at = :expires",
+                ConditionExpression="attribute_not_exists(ports) OR size(ports) < :max",
+                ExpressionAttributeValues={
+                    ":port": {change.stream_id},
+                    ":expires": expiry(self._clock()),
+                    ":max": PORTS_COUNTED_MAX,
+                },
+                ReturnValues="UPDATED_NEW",
+            )
+        except ClientError as error:
+            if not is_unmet(error):
+                raise
+            return  # so many are an incident whatever comes
         self._ports[key["entity_id"]] = set(answer["Attributes"]["ports"])
 
     def publish(self, alerts: Sequence[Alert]) -> list[Exception | None]:
@@ -203,7 +215,7 @@ class Alerts:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+            if not is_unmet(error):
                 raise
             held = error.response["Item"]  # as it came over the wire: boto3 reads no item of an error
             is_sent = held["alert_state"]["S"] == "sent"

@@ -7,6 +7,7 @@ absent table or bus) is reported, and its partition resumes there.
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -27,6 +28,7 @@ from lambda_adapter.llm_limits import Budget, Cache, breaker_of
 from lambda_adapter.records import KafkaRecord, RecordRefused, Unscored, bytes_of, read
 from lambda_adapter.scoring import Scored, Scorer, breaker_store, sagemaker_endpoint
 from lambda_adapter.settings import Settings
+from streams.contract import LinkcastError
 
 RESERVE_MS = 15_000
 """No record is begun in an invocation's last seconds: alerts and dead letters have to go out in them."""
@@ -181,15 +183,16 @@ def _count_enrichment(enrichment: Enrichment) -> None:
 
 # What is logged names a record by its place in the log. Its text is telemetry, which anybody with a port can write.
 def _log_failure(message: Any, error: BaseException | None) -> None:
-    is_named = isinstance(error, BotoCoreError | ClientError)
+    # The words of an error that nobody foresaw may quote its input: the place that raised it says enough.
+    is_ours = isinstance(error, LinkcastError | BotoCoreError | ClientError)
+    frames = traceback.extract_tb(error.__traceback__)[-3:] if error else []
     logger.warning(
         "record comes again",
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
         error=type(error).__name__,
-        detail=str(error) if is_named else None,
-        exc_info=None if is_named or error is None else error,
+        detail=str(error) if is_ours else [f"{frame.filename}:{frame.lineno}" for frame in frames],
     )
 
 

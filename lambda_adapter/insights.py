@@ -245,10 +245,15 @@ def met(write: Any) -> bool:
     try:
         write()
     except ClientError as error:
-        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+        if not is_unmet(error):
             raise
         return False
     return True
+
+
+def is_unmet(error: ClientError) -> bool:
+    """Whether the error says that the condition of a write did not hold."""
+    return bool(error.response["Error"]["Code"] == "ConditionalCheckFailedException")
 
 
 def _decimal(value: float, places: int) -> Decimal:

@@ -98,6 +98,14 @@ def test_a_replay_counts_no_port_twice(adapter, bus):
     assert [entry["DetailType"] for entry in bus.entries] == ["Link failure predicted"] * 7
 
 
+def test_a_node_of_more_ports_than_an_item_holds_is_an_incident_all_the_same(adapter, bus, monkeypatch):
+    monkeypatch.setattr("lambda_adapter.alerts.PORTS_COUNTED_MAX", 20)
+
+    assert adapter.handle(event(*ports(30)), None) == ALL_DONE
+    assert adapter.handle(event(*ports(5, first=30)), None) == ALL_DONE
+    assert [detail["ports_opened"] for detail in bus.details] == [20]
+
+
 def test_an_alert_whose_lambda_died_behind_the_insight_is_sent_by_the_next_try(adapter, bus):
     publish = adapter.alerts.publish
 

@@ -1,6 +1,7 @@
 """One invocation from its event to its response, and what it leaves in the table, on the bus and in dead letters."""
 
 import json
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -157,6 +158,35 @@ def test_no_text_of_telemetry_gets_into_a_log_or_a_header(adapter, letters, caps
 
 
 @pytest.mark.parametrize("records", [{}, {"t-0": []}], ids=["no partition", "no record"])
+def test_an_error_nobody_foresaw_is_reported_without_its_words(adapter, capsys):
+    def quotes(change, *_rest):
+        raise RuntimeError(f"secret {change.stream_id}")
+
+    adapter.insights.put = quotes
+
+    assert adapter.handle(event(prediction(stream_id="secret/1")), None)["batchItemFailures"]
+    out = capsys.readouterr().out
+    assert "RuntimeError" in out
+    assert "test_handler.py" in out
+    assert "secret" not in out
+
+
+def test_a_change_is_explained_by_the_language_model_where_there_is_one(adapter, table, bus):
+    left_ms = []
+
+    def enrich(change, explanation, left):
+        left_ms.append(left)
+        return explanation.model_copy(update={"source": "llm", "text": "More is said."})
+
+    adapter.enrichment = SimpleNamespace(enrich=enrich, outcomes=Counter(answered=1), tokens=Counter({"in": 9}))
+    adapter.handle(event(prediction()), SimpleNamespace(get_remaining_time_in_millis=lambda: 60_000))
+
+    assert [(item["explained_by"], item["explanation"]) for item in insights(table)] == [("llm", "More is said.")]
+    assert bus.details[0]["explanation"] == "More is said."
+    assert left_ms == [45_000]  # the rest is for alerts and dead letters
+    assert not adapter.enrichment.outcomes
+
+
 def test_an_empty_batch_gets_an_empty_response(adapter, records):
     assert adapter.handle({"eventSource": "SelfManagedKafka", "records": records}, None) == ALL_DONE
 
