@@ -46,15 +46,20 @@ class Budget:
         self._windows = (_Window("minute", 60, per_minute), _Window("day", 86_400, per_day))
         self._spent: dict[str, int] = {}  # by window, the number of the one that is known to be spent
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether this process knows of a window that is spent, without asking the table."""
+        now = int(self._clock())
+        return any(self._spent.get(window.name) == now // window.seconds for window in self._windows)
+
     def take(self) -> bool:
         """Take one call out of the budget; False where it is spent. Raises botocore's errors."""
         # The minute first: its counter may run ahead of the calls, the day's must not, or refusals would eat the day.
-        return all(self._take(window) for window in self._windows)
+        # Nobody gives a call back: what is known to be spent stays so.
+        return not self.is_spent and all(self._take(window) for window in self._windows)
 
     def _take(self, window: "_Window") -> bool:
         now = int(self._clock())
-        if self._spent.get(window.name) == now // window.seconds:
-            return False  # nobody gives a call back, so there is no need to ask again
         start = now - now % window.seconds
         if _met(lambda: self._count(window, start)):
             return True
