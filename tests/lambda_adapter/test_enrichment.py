@@ -440,7 +440,7 @@ def spend(table_name, barrier, taken):
 def test_two_processes_share_one_budget(table):
     context = multiprocessing.get_context("spawn")
     barrier, taken = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=spend, args=(table.name, barrier, taken)) for _ in range(2)]
+    processes = [context.Process(target=spend, args=(table.name, barrier, taken), daemon=True) for _ in range(2)]
     for process in processes:
         process.start()
     shares = [taken.get(timeout=60) for _ in processes]
