@@ -54,22 +54,21 @@ class _Said(NamedTuple):
 class Enrichment:
     """Adds a language model's words to a template's explanation, where the limits allow.
 
-    The parameters are those of `bedrock.Bedrock`. `outcomes` counts what became of each change that was to be
-    enriched, and `tokens` what the calls used.
+    The parameters are those of `bedrock.Bedrock`, which is the attribute `bedrock`: a `LanguageScorer` may share it.
     """
 
     def __init__(self, client: Any, model_id: str, breaker: Breaker[Any], budget: Budget, cache: Cache) -> None:
-        self._bedrock = Bedrock(client, model_id, breaker, budget, cache)
+        self.bedrock = Bedrock(client, model_id, breaker, budget, cache)
 
     @property
     def outcomes(self) -> Counter[str]:
         """How often each outcome came: `answered`, `cached`, `budget_spent`, `circuit_open`, `failed` …"""
-        return self._bedrock.outcomes
+        return self.bedrock.outcomes
 
     @property
     def tokens(self) -> Counter[str]:
         """Tokens used, `in` and `out`."""
-        return self._bedrock.tokens
+        return self.bedrock.tokens
 
     def enrich(self, change: Change, explanation: Explanation, left_ms: int | None = None) -> Explanation:
         """Return the explanation with the model's words, or as it was where the model may not or can't be asked.
@@ -78,11 +77,11 @@ class Enrichment:
         """
         if not is_wanted(change):
             return explanation
-        said = self._bedrock.attempt(lambda: self._known(change) or self._asked(change, left_ms))
+        said = self.bedrock.attempt(lambda: self._known(change) or self._asked(change, left_ms))
         return _joined(explanation, said, change.stream_id) if said else explanation
 
     def _known(self, change: Change) -> _Said | None:
-        remembered = self._bedrock.cache.read(change.node, change.class_)
+        remembered = self.bedrock.cache.read(change.node, change.class_)
         if not remembered:
             return None
         try:
@@ -94,9 +93,9 @@ class Enrichment:
 
     def _asked(self, change: Change, left_ms: int | None) -> _Said:
         question = question_about(change)
-        words = self._bedrock.ask(question, node=change.node, subject=change.class_, left_ms=left_ms)
+        words = self.bedrock.ask(question, node=change.node, subject=change.class_, left_ms=left_ms)
         self.outcomes["answered"] += 1
-        self._bedrock.cache.write(change.node, change.class_, Remembered(words.model_dump_json(), change.stream_id))
+        self.bedrock.cache.write(change.node, change.class_, Remembered(words.model_dump_json(), change.stream_id))
         return _Said(words, change.stream_id)
 
 
