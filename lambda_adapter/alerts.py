@@ -2,7 +2,7 @@
 
 An alert is claimed by a conditional write, published, then marked as sent (an outbox of one item an alert). Whoever
 crashes before the mark leaves a claim that lapses, and the record, not committed, comes again: no alert is lost. One is
-published twice only if the crash falls between EventBridge's answer and the mark; `alert_id` is the same then.
+published twice only if EventBridge took it and its answer or the mark got lost; `alert_id` is the same then.
 """
 
 import json
@@ -78,6 +78,7 @@ class Alerts:
     ) -> None:
         self._table, self._events, self._clock, self._wait = table, events, clock, wait
         self._bus, self._risk, self._incident_ports = bus, risk, incident_ports
+        self._ports: dict[str, set[str]] = {}  # opened, by node and window, as far as this batch has asked
         self._published: set[str] = set()  # whose mark failed behind the publishing: to be marked and not sent again
 
     def merits(self, change: Change) -> bool:
@@ -86,43 +87,50 @@ class Alerts:
 
     def count(self, change: Change) -> None:
         """Count an opened port of its node. Counting it again changes nothing: the item holds a set of ports."""
-        self._table.update_item(
-            Key=_window_key(change),
+        key = _window_key(change)
+        answer = self._table.update_item(
+            Key=key,
+            ReturnValues="UPDATED_NEW",
             UpdateExpression="ADD ports :port SET expires_at = :expires",
             ExpressionAttributeValues={":port": {change.stream_id}, ":expires": expiry(self._clock())},
         )
+        self._ports[key["entity_id"]] = set(answer["Attributes"]["ports"])
 
     def publish(self, alerts: Sequence[Alert]) -> list[Exception | None]:
         """Publish what was not published yet; return for each alert the error for which its record must come again."""
         failed: dict[str, Exception] = {}
         entries: dict[str, dict[str, Any]] = {}
         wanted: list[str] = []
-        ports: dict[str, set[str]] = {}
         for alert in alerts:
             try:
-                alert_id, entry = self._entry(alert, ports)
+                alert_id, entry = self._entry(alert)
             except (BotoCoreError, ClientError) as error:
                 alert_id = _port_alert_id(alert.change)
                 failed[alert_id] = error
             else:
                 entries.setdefault(alert_id, entry)
             wanted.append(alert_id)
+        self._ports.clear()  # the next batch may come hours later, and other Lambdas count as well
         for chunk in _chunks(list(entries), ENTRIES_MAX):
             failed |= self._publish_chunk({alert_id: entries[alert_id] for alert_id in chunk})
         return [failed.get(alert_id) for alert_id in wanted]
 
-    def _entry(self, alert: Alert, ports: dict[str, set[str]]) -> tuple[str, dict[str, Any]]:
+    def _entry(self, alert: Alert) -> tuple[str, dict[str, Any]]:
         """Return the identity and the EventBridge entry of an alert, or of the incident that it is a part of."""
         change = alert.change
-        key = _window_key(change)
-        if (window := key["entity_id"]) not in ports:
-            # Consistent, or the ports that this very batch counted would be missed.
-            item = self._table.get_item(Key=key, ConsistentRead=True).get("Item", {})
-            ports[window] = set(item.get("ports", ()))
-        if len(ports[window]) >= self._incident_ports:
-            detail = {"alert_id": f"incident_{window}", "ports": sorted(ports[window])[:PORTS_TOLD]}
-            return self._as_entry(NODE_ALERT, alert, detail | {"ports_opened": len(ports[window])})
+        window = _window_key(change)["entity_id"]
+        ports = self._opened_ports(change)
+        if len(ports) >= self._incident_ports:
+            detail = {"alert_id": f"incident_{window}", "ports": sorted(ports)[:PORTS_TOLD]}
+            return self._as_entry(NODE_ALERT, alert, detail | {"ports_opened": len(ports)})
         return self._as_entry(PORT_ALERT, alert, {"alert_id": _port_alert_id(change)})
+
+    def _opened_ports(self, change: Change) -> set[str]:
+        key = _window_key(change)
+        if key["entity_id"] not in self._ports:
+            item = self._table.get_item(Key=key, ConsistentRead=True).get("Item", {})
+            self._ports[key["entity_id"]] = set(item.get("ports", ()))
+        return self._ports[key["entity_id"]]
 
     def _as_entry(self, kind: str, alert: Alert, detail: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         change = alert.change
@@ -185,7 +193,7 @@ class Alerts:
             self._table.update_item(
                 Key=alert_key(alert_id),
                 UpdateExpression=f"SET alert_state = :pending, lease_until = :until, {EXPIRES} = :expires",
-                ConditionExpression="attribute_not_exists(entity_id) OR alert_state = :pending AND lease_until < :now",
+                ConditionExpression="attribute_not_exists(entity_id) OR alert_state = :pending AND lease_until <= :now",
                 ExpressionAttributeValues={
                     ":pending": "pending",
                     ":until": now_ms + LEASE_MS,
@@ -199,7 +207,7 @@ class Alerts:
                 raise
             held = error.response["Item"]  # as it came over the wire: boto3 reads no item of an error
             is_sent = held["alert_state"]["S"] == "sent"
-            return _Claim(is_ours=False, held_ms=0 if is_sent else int(held["lease_until"]["N"]) - now_ms + 1)
+            return _Claim(is_ours=False, held_ms=0 if is_sent else int(held["lease_until"]["N"]) - now_ms)
         return _Claim(is_ours=True, held_ms=0)
 
     def _put_events(self, entries: Mapping[str, dict[str, Any]]) -> dict[str, Exception]:

@@ -5,17 +5,21 @@ aiokafka is imported by the first dead letter: a Lambda that sees none never pay
 
 import asyncio
 import os
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lambda_adapter.records import KafkaRecord, RecordRefused
 from streams.contract import LinkcastError
 
 if TYPE_CHECKING:
+    from aiokafka import AIOKafkaProducer
     from aiokafka.abc import AbstractTokenProvider
 
 DELIVERED_WITHIN_S = 8.0
+STOPPED_WITHIN_S = 1.0
+VALUE_BYTES_KEPT = 900 * 1024
+"""A broker takes 1 MiB where nobody says otherwise: a letter that it refused would come again for ever."""
 
 
 class DeadLetterUndelivered(LinkcastError):
@@ -59,24 +63,23 @@ class DeadLetters:
         """Return once all are acknowledged by all replicas. Raises `DeadLetterUndelivered`."""
         if not letters:
             return
-        failed: list[BaseException] = []
         # A thread of its own: whoever invoked the handler may have an event loop running in this one.
-        thread = threading.Thread(target=self._run, args=(letters, failed), name="dead letters")
-        thread.start()
-        thread.join()
-        if failed:
+        with ThreadPoolExecutor(1, thread_name_prefix="dead letters") as thread:
+            error = thread.submit(self._delivery_error, letters).result()
+        if error:
             raise DeadLetterUndelivered(
                 f"{len(letters)} dead letters to {self._topic} at {self._arguments['bootstrap_servers']}: "
-                f"{failed[0] or type(failed[0]).__name__}. Is the topic there, and may this function write to it?"
-            ) from failed[0]
+                f"{str(error) or type(error).__name__}. Is the topic there, and may this function write to it?"
+            ) from error
 
-    def _run(self, letters: Sequence[DeadLetter], failed: list[BaseException]) -> None:
+    def _delivery_error(self, letters: Sequence[DeadLetter]) -> Exception | None:
         from aiokafka.errors import KafkaError
 
         try:
             asyncio.run(asyncio.wait_for(self._deliver(letters), self._seconds))
         except (KafkaError, OSError, TimeoutError) as error:
-            failed.append(error)
+            return error
+        return None
 
     async def _deliver(self, letters: Sequence[DeadLetter]) -> None:
         from aiokafka import AIOKafkaProducer
@@ -85,15 +88,18 @@ class DeadLetters:
             **self._client_arguments(),
             acks="all",
             request_timeout_ms=int(self._seconds * 1000),
-            max_request_size=6 * 1024 * 1024,  # all that an invocation can bring
+            max_request_size=VALUE_BYTES_KEPT + 64 * 1024,
         )
         # A new connection each time: one kept open would be dead after the environment was frozen for a while.
-        async with producer:
+        try:
+            await producer.start()
             sent = [
-                await producer.send(self._topic, letter.record.value, key=letter.record.key, headers=headers_of(letter))
+                await producer.send(self._topic, value_of(letter), key=letter.record.key, headers=headers_of(letter))
                 for letter in letters
             ]
             await asyncio.gather(*sent)
+        finally:
+            await _stop(producer)
 
     def _client_arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = dict(self._arguments)
@@ -106,8 +112,30 @@ class DeadLetters:
         return arguments
 
 
+async def _stop(producer: "AIOKafkaProducer") -> None:
+    # aiokafka 0.14 would flush for ever what nobody takes.
+    try:
+        await asyncio.wait_for(producer.stop(), STOPPED_WITHIN_S)
+    except TimeoutError:
+        sender = producer._sender.sender_task
+        sender.cancel()
+        await asyncio.wait([sender], timeout=STOPPED_WITHIN_S)
+        await producer.client.close()
+
+
+def value_of(letter: DeadLetter) -> bytes | None:
+    """Return the record's bytes, cut where they are too many; aiokafka sends no tombstone without key, so b"" there."""
+    record = letter.record
+    if record.value is None:
+        return None if record.key else b""
+    return record.value[:VALUE_BYTES_KEPT]
+
+
 def headers_of(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """Return the headers: reason, detail and the record's coordinates, by which a repeated dead letter is known."""
+    """Return the headers: reason, detail and the record's coordinates, by which a repeated dead letter is known.
+
+    `bytes` is the length of the record's value, of which the dead letter may hold less.
+    """
     record, why = letter
     return [
         ("reason", why.reason.encode()),
@@ -115,6 +143,7 @@ def headers_of(letter: DeadLetter) -> list[tuple[str, bytes]]:
         ("topic", record.topic.encode()),
         ("partition", str(record.partition).encode()),
         ("offset", str(record.offset).encode()),
+        ("bytes", str(len(record.value or b"")).encode()),
     ]
 
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import boto3
 from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -20,8 +20,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lambda_adapter.alerts import Alert, Alerts
 from lambda_adapter.batch import Failure, OrderedKafkaProcessor, records_of
 from lambda_adapter.dead_letters import DeadLetter, DeadLetters, DeadLetterUndelivered
-from lambda_adapter.insights import Explained, Insights
-from lambda_adapter.records import Change, KafkaRecord, RecordRefused, Unscored, bytes_of, read
+from lambda_adapter.enrichment import Enrichment, bedrock_client
+from lambda_adapter.explanations import explain
+from lambda_adapter.insights import Insights
+from lambda_adapter.llm_limits import Budget, Cache, breaker_of
+from lambda_adapter.records import KafkaRecord, RecordRefused, Unscored, bytes_of, read
 from lambda_adapter.scoring import Scored, Scorer, breaker_store, sagemaker_endpoint
 from lambda_adapter.settings import Settings
 
@@ -31,12 +34,6 @@ RESERVE_MS = 15_000
 logger = Logger(service="linkcast")
 metrics = Metrics(namespace="linkcast", service="linkcast")
 tracer = Tracer(service="linkcast", patch_modules=["botocore"])
-
-
-class Enriches(Protocol):
-    """Makes more of an explanation where it may; else returns the given one."""
-
-    def enrich(self, change: Change, explanation: Any) -> Any: ...
 
 
 class Adapter:
@@ -49,12 +46,11 @@ class Adapter:
         alerts: Alerts,
         dead_letters: DeadLetters,
         scorer: Scorer,
-        explain: Callable[[Change], Explained],
-        enrichment: Enriches | None,
+        enrichment: Enrichment | None,
         clock: Callable[[], int],
     ) -> None:
         self.insights, self.alerts, self.dead_letters = insights, alerts, dead_letters
-        self.scorer, self.explain, self.enrichment, self.clock = scorer, explain, enrichment, clock
+        self.scorer, self.enrichment, self.clock = scorer, enrichment, clock
 
     def handle(self, event: Mapping[str, Any], context: Any) -> Mapping[str, Any]:
         """Return the partial batch response. Raises `EventRefused` for what is no batch of Kafka records."""
@@ -76,12 +72,19 @@ class _Invocation:
         _count("Records", len(records))
         for message, (_kind, error, _traceback) in zip(processor.fail_messages, processor.exceptions, strict=True):
             _log_failure(message, error)
+        if self._of.enrichment:
+            _count_enrichment(self._of.enrichment)
         response: Mapping[str, Any] = processor.response()
         _count("PartitionsHeldUp", len(response["batchItemFailures"]))
         return response
 
+    def _left_ms(self) -> int | None:
+        """Return what the batch's records may still take, None where nobody says."""
+        return None if self._context is None else self._context.get_remaining_time_in_millis() - RESERVE_MS
+
     def _is_out_of_time(self) -> bool:
-        return self._context is not None and self._context.get_remaining_time_in_millis() < RESERVE_MS
+        left_ms = self._left_ms()
+        return left_ms is not None and left_ms < 0
 
     def _take(self, record: Any) -> None:
         """Carry one record as far as it goes by itself. Raises what a retry may mend."""
@@ -114,9 +117,9 @@ class _Invocation:
             return
         if change.change == "opened":
             self._of.alerts.count(change)
-        explanation = self._of.explain(change)
-        if change.change == "opened" and self._of.enrichment:
-            explanation = self._of.enrichment.enrich(change, explanation)
+        explanation = explain(change)
+        if self._of.enrichment:
+            explanation = self._of.enrichment.enrich(change, explanation, self._left_ms())
         is_new = self._of.insights.put(change, explanation, self._of.clock())
         _count("Insights" if is_new else "InsightsRepeated", 1)
         if self._of.alerts.merits(change):
@@ -167,6 +170,15 @@ def _count(name: str, value: int) -> None:
     metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
 
 
+def _count_enrichment(enrichment: Enrichment) -> None:
+    for outcome, n in enrichment.outcomes.items():
+        _count(f"Enrichment_{outcome}", n)
+    for direction, n in enrichment.tokens.items():
+        _count(f"Tokens_{direction}", n)
+    enrichment.outcomes.clear()
+    enrichment.tokens.clear()
+
+
 # What is logged names a record by its place in the log. Its text is telemetry, which anybody with a port can write.
 def _log_failure(message: Any, error: BaseException | None) -> None:
     is_named = isinstance(error, BotoCoreError | ClientError)
@@ -199,8 +211,6 @@ def client_config(attempts: int) -> Config:
 
 def build(settings: Settings, session: boto3.session.Session) -> Adapter:
     """Wire an adapter to AWS."""
-    from lambda_adapter.explanations import explain
-
     dynamodb = session.resource("dynamodb", config=client_config(3))
     table = dynamodb.Table(settings.table)
     endpoint = None
@@ -209,6 +219,10 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
         sagemaker = session.client("sagemaker-runtime", config=client_config(1))
         store = breaker_store(dynamodb.meta.client, settings.table)
         endpoint = sagemaker_endpoint(sagemaker, settings.endpoint, store)
+    enrichment = None
+    if settings.bedrock_model:
+        breaker = breaker_of(dynamodb.meta.client, settings.table, settings.bedrock_model)
+        enrichment = Enrichment(bedrock_client(), settings.bedrock_model, breaker, Budget(table), Cache(table))
     return Adapter(
         insights=Insights(table),
         alerts=Alerts(
@@ -226,8 +240,7 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
             sasl_mechanism=settings.sasl_mechanism,
         ),
         scorer=Scorer(endpoint=endpoint),
-        explain=explain,
-        enrichment=None,
+        enrichment=enrichment,
         clock=_now_ms,
     )
 

@@ -31,6 +31,9 @@ class RecordRefused(LinkcastError):
         self.detail = detail
 
 
+_FEATURES_MAX = 4 * len(FEATURES)
+
+
 def _printable(text: str) -> str:
     if len(text.encode(errors="surrogatepass")) > STREAM_ID_BYTES_MAX:
         raise ValueError(f"longer than {STREAM_ID_BYTES_MAX} bytes")
@@ -49,8 +52,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 EventTimeMs = Annotated[int, Field(ge=0, le=EVENT_TIME_MS_MAX)]
 Source = Annotated[str, Field(pattern=r"^\d{1,10}:\d{1,19}:\d{1,10}$")]
 FeatureName = Annotated[str, Field(min_length=1, max_length=64)]
-FeatureValue = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # beyond float32 the trees would see an infinity
-Features = Annotated[dict[FeatureName, FeatureValue | None], Field(max_length=4 * len(FEATURES))]
+Float32 = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # beyond it the trees would see an infinity
 
 
 class Strict(BaseModel):
@@ -73,7 +75,7 @@ class _Event(Strict):
     stream_id: Id
     ts: EventTimeMs  # event time
     src: Source  # partition:offset:index of the metric event; the identity for dropping repeats
-    features: Features | None = None  # by name; None is missing
+    features: Annotated[dict[FeatureName, float | None], Field(max_length=_FEATURES_MAX)] | None = None  # None: missing
 
     @cached_property
     def node(self) -> str:
@@ -124,7 +126,7 @@ class Change(_Event, Score):
 class Unscored(_Event):
     """A metric event with its features and no prediction: the Lambda has it scored."""
 
-    features: Features
+    features: Annotated[dict[FeatureName, Float32 | None], Field(max_length=_FEATURES_MAX)]
 
     @model_validator(mode="after")
     def _has_a_feature(self) -> "Unscored":

@@ -1,11 +1,13 @@
 """One invocation from its event to its response, and what it leaves in the table, on the bus and in dead letters."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
+from lambda_adapter import handler
 from lambda_adapter.batch import EventRefused
 from lambda_adapter.dead_letters import DeadLetterUndelivered
 from lambda_adapter.settings import Settings, SettingsRefused
@@ -261,6 +263,39 @@ def test_ten_thousand_records_are_one_batch(adapter, table):
 
     assert adapter.handle(batch, None) == ALL_DONE
     assert len(insights(table)) == 1
+
+
+CONTEXT = SimpleNamespace(
+    function_name="linkcast-adapter",
+    memory_limit_in_mb=512,
+    invoked_function_arn="arn:aws:lambda:eu-central-1:123456789012:function:linkcast-adapter",
+    aws_request_id="1",
+    get_remaining_time_in_millis=lambda: 60_000,
+)
+
+
+def test_the_function_wires_itself_from_its_environment(aws, table, monkeypatch, capsys):
+    aws.client("events").create_event_bus(Name="wired")
+    for name, value in {"TABLE": table.name, "BUS": "wired", "DEAD_TOPIC": "d", "BOOTSTRAP": "b:9098"}.items():
+        monkeypatch.setenv(f"LINKCAST_{name}", value)
+    handler.adapter.cache_clear()
+
+    assert handler.lambda_handler(event(prediction()), CONTEXT) == ALL_DONE
+
+    assert len(insights(table)) == 1
+    figures = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    counted = {name: value for figure in figures for name, value in figure.items() if isinstance(value, list)}
+    assert (counted["Records"], counted["Insights"], counted["Alerts"]) == ([1.0], [1.0], [1.0])
+    assert {figure["_aws"]["CloudWatchMetrics"][0]["Namespace"] for figure in figures} == {"linkcast"}
+
+
+def test_the_function_without_its_environment_says_what_to_set(aws, monkeypatch):
+    for name in ("TABLE", "BUS", "DEAD_TOPIC", "BOOTSTRAP"):
+        monkeypatch.delenv(f"LINKCAST_{name}", raising=False)
+    handler.adapter.cache_clear()
+
+    with pytest.raises(SettingsRefused, match="Set them in the environment of the function"):
+        handler.lambda_handler(event(prediction()), CONTEXT)
 
 
 def test_a_missing_setting_is_named_with_all_the_others():

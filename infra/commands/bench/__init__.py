@@ -21,6 +21,7 @@ BENCHMARKS = (
     "verify",
     "faults",
     "peers",
+    "edge",
 )
 
 
