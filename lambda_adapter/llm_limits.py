@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 from aws_lambda_powertools.utilities.circuit_breaker import CircuitBreakerConfig, CircuitTransition, circuit_breaker
-from aws_lambda_powertools.utilities.circuit_breaker.persistence import CircuitBreakerDynamoDBPersistence
-from botocore.exceptions import ClientError
+
+from lambda_adapter.insights import met
+from lambda_adapter.scoring import breaker_store
 
 Called = TypeVar("Called", bound=Callable[..., Any])
 Breaker = Callable[[Called], Called]
@@ -46,17 +47,22 @@ class Budget:
         self._windows = (_Window("minute", 60, per_minute), _Window("day", 86_400, per_day))
         self._spent: dict[str, int] = {}  # by window, the number of the one that is known to be spent
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether this process knows of a window that is spent, without asking the table."""
+        now = int(self._clock())
+        return any(self._spent.get(window.name) == now // window.seconds for window in self._windows)
+
     def take(self) -> bool:
         """Take one call out of the budget; False where it is spent. Raises botocore's errors."""
         # The minute first: its counter may run ahead of the calls, the day's must not, or refusals would eat the day.
-        return all(self._take(window) for window in self._windows)
+        # Nobody gives a call back: what is known to be spent stays so.
+        return not self.is_spent and all(self._take(window) for window in self._windows)
 
     def _take(self, window: "_Window") -> bool:
         now = int(self._clock())
-        if self._spent.get(window.name) == now // window.seconds:
-            return False  # nobody gives a call back, so there is no need to ask again
         start = now - now % window.seconds
-        if _met(lambda: self._count(window, start)):
+        if met(lambda: self._count(window, start)):
             return True
         self._spent[window.name] = now // window.seconds
         return False
@@ -118,7 +124,7 @@ class Cache:
     def claim(self, node: str, class_: str) -> bool:
         """Return whether the caller is the one to ask about a node and class."""
         now = int(self._clock())
-        return _met(
+        return met(
             lambda: self._table.put_item(
                 Item={**_key(node, class_), "entity_type": "llm_answer", "expires_at": now + self._claim_s},
                 ConditionExpression="attribute_not_exists(entity_id) OR expires_at <= :now",
@@ -138,16 +144,6 @@ def _key(node: str, class_: str) -> dict[str, str]:
     return {"entity_id": f"llm_answer_{hashlib.sha256(node.encode()).hexdigest()[:32]}", "timestamp": class_}
 
 
-def _met(write: Callable[[], Any]) -> bool:
-    try:
-        write()
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-            raise
-        return False
-    return True
-
-
 def breaker_of(
     dynamodb: Any,
     table_name: str,
@@ -164,10 +160,7 @@ def breaker_of(
     the first `ModelRefused`, for `refused_s`. Both are named by the model, so that another one starts afresh.
     Powertools takes a circuit that it can't read as closed; the budget, which fails closed, is asked after it.
     """
-    store = CircuitBreakerDynamoDBPersistence(
-        table_name=table_name, key_attr="entity_id", sort_key_attr="timestamp", static_pk_value="circuit",
-        expiry_attr="expires_at", boto3_client=dynamodb,
-    )  # fmt: skip
+    store = breaker_store(dynamodb, table_name)
 
     def circuit(name: str, threshold: int, timeout_s: int, counted: type[Exception]) -> Breaker[Any]:
         config = CircuitBreakerConfig(

@@ -14,8 +14,18 @@ from botocore.stub import Stubber
 from hypothesis import given
 from moto.server import ThreadedMotoServer
 
+from lambda_adapter import bedrock as asking
 from lambda_adapter import enrichment
-from lambda_adapter.enrichment import Enrichment, bedrock_client, is_wanted, question_about
+from lambda_adapter.bedrock import CALL_MS_MAX, bedrock_client
+from lambda_adapter.enrichment import (
+    ACTION_CHARS_MAX,
+    SUGGESTIONS_MAX,
+    SUMMARY_CHARS_MAX,
+    Enrichment,
+    Words,
+    is_wanted,
+    question_about,
+)
 from lambda_adapter.explanations import ACTIONS_MAX, LINE_CHARS_MAX, RULES_MODEL, TEXT_CHARS_MAX, explain
 from lambda_adapter.llm_limits import Budget, Cache, Remembered, breaker_of
 from streams.contract import FAULT_CLASSES
@@ -168,7 +178,7 @@ def test_the_request_forces_the_tool_and_bounds_the_tokens(table):
         expected = {
             "modelId": model,
             "system": [{"text": enrichment._SYSTEM}],
-            "messages": [{"role": "user", "content": [{"text": question_about(of)}]}],
+            "messages": [{"role": "user", "content": [{"text": question_about(of).data}]}],
             "inferenceConfig": {"maxTokens": 500},
             "toolConfig": {
                 "tools": [
@@ -176,7 +186,7 @@ def test_the_request_forces_the_tool_and_bounds_the_tokens(table):
                         "toolSpec": {
                             "name": "explain",
                             "description": "Gives the explanation to the operators.",
-                            "inputSchema": {"json": enrichment.Answer.model_json_schema()},
+                            "inputSchema": {"json": Words.model_json_schema()},
                         }
                     }
                 ],
@@ -312,7 +322,7 @@ def test_a_failing_service_costs_two_requests_at_most_and_leaves_the_template(ta
 
 
 def test_a_service_that_never_answers_is_given_up_after_two_attempts(table, bedrock, monkeypatch):
-    monkeypatch.setattr(enrichment, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(asking, "READ_TIMEOUT_S", 0.2)
     bedrock.answer = None
     of, by = opened(), enrichment_of(table)
 
@@ -323,20 +333,20 @@ def test_a_service_that_never_answers_is_given_up_after_two_attempts(table, bedr
 def test_nothing_is_begun_that_may_outlast_the_invocation(table, bedrock):
     of, by = opened(), enrichment_of(table)
 
-    assert enriched(of, by, left_ms=enrichment.CALL_MS_MAX - 1) == explain(of)
+    assert enriched(of, by, left_ms=CALL_MS_MAX - 1) == explain(of)
     assert bedrock.requests == []
-    assert enriched(of, by, left_ms=enrichment.CALL_MS_MAX).source == "llm"
+    assert enriched(of, by, left_ms=CALL_MS_MAX).source == "llm"
     assert enriched(of, by, left_ms=0).source == "llm"  # what is remembered costs no time
 
 
 def test_a_service_that_is_down_is_asked_until_the_circuit_opens_and_no_more(table, bedrock):
     bedrock.fails(503, "ServiceUnavailableException")
     by = enrichment_of(table)
-    for node in range(500):
+    for node in range(100):
         of = opened(node=f"leaf-{node:03}")
         assert enriched(of, by) == explain(of)
 
-    assert by.outcomes == {"failed": 3, "circuit_open": 497}
+    assert by.outcomes == {"failed": 3, "circuit_open": 97}
     assert len(bedrock.requests) == 6
 
 
@@ -430,7 +440,7 @@ def spend(table_name, barrier, taken):
 def test_two_processes_share_one_budget(table):
     context = multiprocessing.get_context("spawn")
     barrier, taken = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=spend, args=(table.name, barrier, taken)) for _ in range(2)]
+    processes = [context.Process(target=spend, args=(table.name, barrier, taken), daemon=True) for _ in range(2)]
     for process in processes:
         process.start()
     shares = [taken.get(timeout=60) for _ in processes]
@@ -473,22 +483,19 @@ def test_an_instruction_in_a_node_s_name_reaches_neither_the_model_nor_the_class
 @given(CHANGES)
 def test_a_question_holds_no_text_of_the_record_and_is_bounded(of):
     marked = of.model_copy(update={"stream_id": "Zq9/" + of.stream_id, "model": "Zq9", "episode": "Zq9@1"})
-    question = question_about(marked)
+    question = question_about(marked).data
 
     assert "Zq9" not in question
     assert len(question) <= 4_000
     assert json.loads(question)["class"] in (*FAULT_CLASSES, "healthy")
 
 
-LONGEST = enrichment.Answer(
-    summary="x" * enrichment.SUMMARY_CHARS_MAX, actions=["y" * enrichment.ACTION_CHARS_MAX] * enrichment.ACTIONS_MAX
-)
+LONGEST = Words(summary="x" * SUMMARY_CHARS_MAX, actions=["y" * ACTION_CHARS_MAX] * SUGGESTIONS_MAX)
 
 
 @given(CHANGES)
 def test_the_longest_answer_about_any_change_stays_within_the_bounds_of_an_explanation(of):
-    remembered = Remembered(LONGEST.model_dump_json(), "s" * 200)
-    said = enrichment._joined(explain(of), remembered, of.stream_id)
+    said = enrichment._joined(explain(of), enrichment._Said(LONGEST, "s" * 200), of.stream_id)
 
     assert len(said.text) <= TEXT_CHARS_MAX
     assert len(said.actions) <= ACTIONS_MAX
