@@ -37,6 +37,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         self._consumer, self._options, self._deliverer, self._counters = consumer, options, deliverer, counters
         self._overhead_bytes = overhead_bytes
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._ends: dict[TopicPartition, int] | None = None
         self._broken: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         # Held where positions are looked at or committed, so that none is looked at between one owner and the next.
@@ -44,22 +45,17 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         self._forget()
 
     async def run(self, topic: str, stop: asyncio.Event, *, is_once: bool) -> None:
-        """Work until `stop`, or until what the topic held at the start is over; then commit."""
-        ends = await self._log_ends(topic) if is_once else None
+        """Work until `stop`, or until what our partitions held at first is over where `is_once`; then commit."""
+        self._ends = {} if is_once else None
         self._consumer.subscribe([topic], listener=self)
         stopping, fetching = asyncio.create_task(stop.wait()), asyncio.create_task(self._fetch())
         for task in (stopping, fetching):
             task.add_done_callback(lambda _: self._changed.set())
         try:
-            await self._dispatch(stop, fetching, ends)
+            await self._dispatch(stop, fetching)
         finally:
             await _ended(stopping, fetching)
             await self._leave()
-
-    async def _log_ends(self, topic: str) -> dict[TopicPartition, int]:
-        partitions = [TopicPartition(topic, p) for p in self._consumer.partitions_for_topic(topic) or ()]
-        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(partitions)
-        return ends
 
     async def _fetch(self) -> None:
         while True:
@@ -82,9 +78,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         self._batcher.add(partition, seen, next_offset=records[-1].offset + 1, now_s=time.monotonic())
         self._changed.set()
 
-    async def _dispatch(
-        self, stop: asyncio.Event, fetching: "asyncio.Task[None]", ends: dict[TopicPartition, int] | None
-    ) -> None:
+    async def _dispatch(self, stop: asyncio.Event, fetching: "asyncio.Task[None]") -> None:
         commit_at = time.monotonic() + COMMIT_S
         while not stop.is_set():
             self._changed.clear()
@@ -92,7 +86,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
                 if task.done():
                     task.result()  # raises what ended it
             due_s = await self._begin_what_is_due()
-            if ends is not None and await self._is_past(ends):
+            if await self._is_past_the_ends():
                 return
             if (wait_s := commit_at - time.monotonic()) <= 0:
                 async with self._turn:
@@ -131,12 +125,14 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
             self._broken.append(delivery)
         self._changed.set()
 
-    async def _is_past(self, ends: dict[TopicPartition, int]) -> bool:
-        """Whether all that our partitions held at the start is over."""
+    async def _is_past_the_ends(self) -> bool:
+        """Whether all that our partitions held when they were given to us is over, and that was all we were to do."""
+        if self._ends is None:
+            return False
         async with self._turn:
-            ours = self._consumer.assignment() & ends.keys() if self._is_open else set()
+            ours = self._consumer.assignment() if self._is_open else ()
             with contextlib.suppress(IllegalStateError):  # revoked meanwhile
-                return bool(ours) and all([await self._over(tp) >= ends[tp] for tp in ours])
+                return bool(ours) and all([await self._over(tp) >= self._ends[tp] for tp in ours])
         return False
 
     async def _over(self, tp: TopicPartition) -> int:
@@ -196,6 +192,8 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         # The next commit writes these down: LATEST is to mean this moment, after a restart as well.
         for tp, offset in (committed | (await self._starting(new) if new else {})).items():
             self._consumer.seek(tp, offset)
+        if self._ends is not None and (unmet := assigned - self._ends.keys()):
+            self._ends |= await self._consumer.end_offsets(unmet)
         log.info("%d partitions assigned, %d of them new to the group", len(assigned), len(new))
         self._deliverer.leaving.clear()
         self._is_open = True

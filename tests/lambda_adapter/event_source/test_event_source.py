@@ -1,18 +1,19 @@
 """Real Kafka, real batches, faults of every kind: nothing is lost, nothing overtakes, offsets follow what is over."""
 
 import asyncio
-import logging
 import math
 import threading
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 from lambda_adapter.event_source import (
+    Backoff,
     Calls,
     EventSource,
     FailureTopic,
     FilterCriteria,
+    InProcess,
     Options,
     OptionsRefused,
     TopicMissing,
@@ -257,8 +258,6 @@ async def test_a_topic_that_is_not_there_is_said(run_dry, prefix):
 
 
 async def test_a_time_out_fails_the_batch_and_the_next_attempt_gets_it(make_topic, publish, run_dry):
-    from lambda_adapter.event_source import InProcess
-
     topic = await make_topic()
     await publish(topic, numbered(3))
     released, slow = threading.Event(), iter([True])
@@ -294,22 +293,19 @@ async def test_one_stuck_partition_holds_up_no_other(make_topic, publish, kafka,
 async def test_invocations_run_at_once_up_to_the_concurrency_and_never_for_one_partition(make_topic, publish, run_dry):
     topic = await make_topic(partitions=3)
     await publish(topic, numbered(90), partitions=3)
-    both, lock, under_way, together = threading.Barrier(2), threading.Lock(), [], []
+    two, met, lock, under_way, together = threading.Barrier(2), threading.Event(), threading.Lock(), [], []
 
     def handler(event, _context):
         with lock:
             under_way.append(set(event["records"]))
             together.append(list(under_way))
-        if not both.broken:
-            try:
-                both.wait(10)
-            except threading.BrokenBarrierError:
-                pass
+        if not met.is_set():  # the first waits for the second to be under way
+            two.wait(30)
+            met.set()
         with lock:
             under_way.remove(set(event["records"]))
 
-    task = run_dry(topic, handler, Options(batch_size=10), concurrency=2)
-    counters = await task
+    counters = await run_dry(topic, handler, Options(batch_size=10), concurrency=2)
 
     assert max(map(len, together)) == 2
     assert all(not set.intersection(*now) for now in together if len(now) == 2)
@@ -319,8 +315,6 @@ async def test_invocations_run_at_once_up_to_the_concurrency_and_never_for_one_p
 async def test_a_stop_ends_a_long_pause_at_once_and_leaves_what_failed_to_the_next(
     make_topic, publish, kafka, prefix, committed
 ):
-    from lambda_adapter.event_source import Backoff
-
     topic = await make_topic()
     await publish(topic, numbered(5))
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
