@@ -62,7 +62,7 @@ def _decoded(value: bytes | None) -> Any:
         return None
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets in thousands are no JSON to anybody
         return value.decode("utf-8", "replace")
 
 
@@ -86,7 +86,7 @@ def _node(pattern: Any, where: str) -> Match:
 
 def _object(pattern: dict[str, Any], where: str) -> Match:
     fields = {name: _node(below, f"{where}.{name}") for name, below in pattern.items() if name != "$or"}
-    either = [_node(below, f"{where}.$or") for below in pattern.get("$or", ())]
+    either = [_node(below, f"{where}.$or") for below in _alternatives(pattern, where)]
 
     def matches(value: Any) -> bool:
         has = value if isinstance(value, dict) else {}
@@ -95,6 +95,13 @@ def _object(pattern: dict[str, Any], where: str) -> Match:
         return not either or any(match(has) for match in either)
 
     return matches
+
+
+def _alternatives(pattern: dict[str, Any], where: str) -> list[Any]:
+    alternatives = pattern.get("$or", [])
+    if not isinstance(alternatives, list) or ("$or" in pattern and not alternatives):
+        raise FilterRefused(f"filter at {where}: $or takes a list of fields, not {alternatives!r}")
+    return alternatives
 
 
 def _leaf(matchers: list[Any], where: str) -> Match:
@@ -131,6 +138,8 @@ def _same(value: Any, wanted: Any) -> bool:
 
 def _anything_but(operand: Any, where: str) -> Match:
     if isinstance(operand, dict):
+        if len(operand) != 1:
+            raise FilterRefused(f"filter at {where}: anything-but {operand!r} needs exactly one operator")
         ((name, inner),) = operand.items()
         options = inner if isinstance(inner, list) else [inner]
         unwanted = [_text(name, option, where) for option in options]
@@ -179,11 +188,17 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _numeric(operand: Any, where: str) -> Match:
-    pairs = list(zip(operand[::2], operand[1::2], strict=False)) if isinstance(operand, list) else []
-    if not pairs or len(operand) not in (2, 4) or not all(sign in _COMPARISONS and _is_number(n) for sign, n in pairs):
+    operand = operand if isinstance(operand, list) else []
+    pairs = list(zip(operand[::2], operand[1::2], strict=False))
+    if len(pairs) * 2 != len(operand) or not 1 <= len(pairs) <= 2 or not all(map(_is_comparison, pairs)):
         raise FilterRefused(f'filter at {where}: numeric {operand!r}: give [">=", 60] or [">", 0, "<=", 5]')
     tests = [(_COMPARISONS[sign], bound) for sign, bound in pairs]
     return lambda value: _is_number(value) and all(test(value, bound) for test, bound in tests)
+
+
+def _is_comparison(pair: tuple[Any, Any]) -> bool:
+    sign, bound = pair
+    return isinstance(sign, str) and sign in _COMPARISONS and _is_number(bound)
 
 
 def _is_number(value: Any) -> bool:

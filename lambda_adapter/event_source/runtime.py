@@ -62,6 +62,11 @@ class Runtime(Function):
         for sandbox in list(self._all):
             await self._end(sandbox)
 
+    @property
+    def sandboxes_up(self) -> int:
+        """How many processes there are."""
+        return sum(sandbox.is_up for sandbox in self._all)
+
     async def invoke(self, event: dict[str, Any]) -> Any:
         """Have an idle process, or a new one, do it; one that failed to answer is ended."""
         sandbox = self._idle.pop() if self._idle else await self._start()

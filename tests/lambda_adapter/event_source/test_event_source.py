@@ -345,3 +345,47 @@ async def test_markers_of_transactions_are_no_lag(make_topic, kafka, run_dry, co
 
     assert handler.seen == {f"{topic}-0": [0]}
     assert await committed(topic) == 4
+
+
+async def test_a_second_member_takes_its_share_and_nothing_is_done_twice(make_topic, publish, kafka, prefix, committed):
+    topic = await make_topic(partitions=4)
+    await publish(topic, numbered(400), partitions=4)
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    begun, both = asyncio.Event(), Handler()
+    second_has_some = threading.Event()
+
+    def first(event, context):
+        both(event, context)
+        loop.call_soon_threadsafe(begun.set)
+        second_has_some.wait(0.02)  # slow enough for the other to join in the middle
+
+    def second(event, context):
+        both(event, context)
+        second_has_some.set()
+
+    def source(handler):
+        return EventSource(kafka, topic, f"{prefix}group", handler, Options(batch_size=5), backoff=AT_ONCE)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as members:
+        members.create_task(source(first).run(stop))
+        await begun.wait()
+        members.create_task(source(second).run(stop))
+        while sum(map(len, both.seen.values())) < 400 or not second_has_some.is_set():
+            if sum(map(len, both.seen.values())) >= 400:  # the first was through before the other had joined
+                await publish(topic, numbered(4), partitions=4)
+            await asyncio.sleep(0.05)
+        stop.set()
+
+    assert second_has_some.is_set()
+    assert all(offsets == list(range(len(offsets))) for offsets in both.seen.values())
+    assert [await committed(topic, p) for p in range(4)] == [len(both.seen[f"{topic}-{p}"]) for p in range(4)]
+
+
+async def test_records_delivered_twice_by_a_producer_are_two_records(make_topic, publish, run_dry):
+    topic = await make_topic()
+    await publish(topic, [b"same", b"same"])
+    handler = Handler()
+
+    await run_dry(topic, handler)
+
+    assert handler.seen == {f"{topic}-0": [0, 1]}
