@@ -13,8 +13,8 @@ from lambda_adapter.event_source.event import Origin, Partition, Record
 from lambda_adapter.event_source.filters import FilterCriteria, FilterRefused
 from lambda_adapter.event_source.function import Function, FunctionFailed, InProcess
 from lambda_adapter.event_source.on_failure import Calls, FailureTopic, OnFailure
-from lambda_adapter.event_source.options import Options, OptionsRefused
-from lambda_adapter.event_source.source import EventSource, TopicMissing
+from lambda_adapter.event_source.options import Options, OptionsRefused, TopicMissing
+from lambda_adapter.event_source.source import EventSource
 
 __all__ = [
     "Backoff",

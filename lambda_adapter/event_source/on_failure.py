@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from lambda_adapter.event_source.delivery import GivenUp
+from lambda_adapter.event_source.options import TopicMissing
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -48,13 +49,16 @@ class FailureTopic(OnFailure):
         self._producer: AIOKafkaProducer | None = None
 
     async def __aenter__(self) -> Self:
-        """Connect, so that a destination that can't be is known before it is needed."""
+        """Connect; raises `TopicMissing` now, and not when the first record is given up."""
         from aiokafka import AIOKafkaProducer
 
         self._producer = AIOKafkaProducer(
             **self._client_arguments, acks="all", enable_idempotence=True, max_request_size=16 << 20
         )
         await self._producer.start()
+        if self.topic not in (await self._producer.client.fetch_all_metadata()).topics():
+            await self._producer.stop()
+            raise TopicMissing(f"no topic {self.topic} for what is given up: make it first")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -19,6 +19,10 @@ class OptionsRefused(ValueError):
     """A setting is outside what AWS takes; says which, and what it takes."""
 
 
+class TopicMissing(Exception):
+    """A topic to read or to write to isn't there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """One Kafka event source mapping, as CreateEventSourceMapping takes it, in snake case.

@@ -38,7 +38,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         self._overhead_bytes = overhead_bytes
         self._deliveries: set[asyncio.Task[None]] = set()
         self._ends: dict[TopicPartition, int] | None = None
-        self._broken: list[asyncio.Task[None]] = []
+        self._broken: list[BaseException] = []  # by what a task of ours, or a call of aiokafka's, came to its end
         self._changed = asyncio.Event()
         # Held where positions are looked at or committed, so that none is looked at between one owner and the next.
         self._turn = asyncio.Lock()
@@ -82,9 +82,10 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         commit_at = time.monotonic() + COMMIT_S
         while not stop.is_set():
             self._changed.clear()
-            for task in (fetching, *self._broken):
-                if task.done():
-                    task.result()  # raises what ended it
+            if fetching.done():
+                fetching.result()  # raises what ended it
+            if self._broken:
+                raise self._broken[0]
             due_s = await self._begin_what_is_due()
             if await self._is_past_the_ends():
                 return
@@ -121,8 +122,8 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
 
     def _delivered(self, delivery: "asyncio.Task[None]") -> None:
         self._deliveries.discard(delivery)
-        if not delivery.cancelled() and delivery.exception() is not None:
-            self._broken.append(delivery)
+        if not delivery.cancelled() and (error := delivery.exception()) is not None:
+            self._broken.append(error)
         self._changed.set()
 
     async def _is_past_the_ends(self) -> bool:
@@ -187,6 +188,13 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Go on from what the group committed; where it has not, from StartingPosition."""
+        try:
+            await self._place(assigned)
+        except (KafkaError, IllegalStateError) as error:
+            self._broken.append(error)  # aiokafka would write it to its log, and go on from anywhere
+        self._changed.set()
+
+    async def _place(self, assigned: set[TopicPartition]) -> None:
         committed = {tp: await self._consumer.committed(tp) for tp in assigned}
         new = [tp for tp, offset in committed.items() if offset is None]
         # The next commit writes these down: LATEST is to mean this moment, after a restart as well.
@@ -197,7 +205,6 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         log.info("%d partitions assigned, %d of them new to the group", len(assigned), len(new))
         self._deliverer.leaving.clear()
         self._is_open = True
-        self._changed.set()
 
     async def _starting(self, new: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         position = self._options.starting_position

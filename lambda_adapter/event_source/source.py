@@ -19,17 +19,13 @@ from lambda_adapter.event_source.deliverer import Backoff, Deliverer
 from lambda_adapter.event_source.event import Origin
 from lambda_adapter.event_source.function import Function, Handler, InProcess
 from lambda_adapter.event_source.on_failure import FailureTopic, OnFailure
-from lambda_adapter.event_source.options import Options, OptionsRefused
+from lambda_adapter.event_source.options import Options, OptionsRefused, TopicMissing
 from lambda_adapter.event_source.session import Session
 
 STOP_S = 5.0
 REBALANCE_S_MIN = 10.0
 
 log = logging.getLogger(__name__)
-
-
-class TopicMissing(Exception):
-    """There is no topic of that name on the cluster."""
 
 
 class Kafka(Protocol):
@@ -113,6 +109,8 @@ class EventSource:
             # Only where retention has passed a committed offset: a group without one is placed by the session.
             auto_offset_reset="earliest",
             isolation_level="read_committed",
+            # The fetching pauses while the buffers are full, for as long as a partition is stuck: no reason to leave.
+            max_poll_interval_ms=2**31 - 1,
             # A rebalance waits for the invocations under way.
             rebalance_timeout_ms=int(1000 * max(REBALANCE_S_MIN, self._function.timeout_s + STOP_S)),
             fetch_max_wait_ms=100,

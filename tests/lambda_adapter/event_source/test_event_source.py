@@ -18,7 +18,8 @@ from lambda_adapter.event_source import (
     OptionsRefused,
     TopicMissing,
 )
-from tests.lambda_adapter.event_source.conftest import AT_ONCE, Handler, failures, values_of
+from tests.lambda_adapter.event_source.conftest import AT_ONCE
+from tests.lambda_adapter.event_source.handlers import Handler, failures, values_of
 
 pytestmark = pytest.mark.kafka
 
@@ -389,3 +390,10 @@ async def test_records_delivered_twice_by_a_producer_are_two_records(make_topic,
     await run_dry(topic, handler)
 
     assert handler.seen == {f"{topic}-0": [0, 1]}
+
+
+async def test_a_failure_topic_that_is_not_there_is_said_at_the_start(make_topic, run_dry, kafka, prefix):
+    topic = await make_topic()
+
+    with pytest.raises(TopicMissing, match=f"{prefix}dead"):
+        await run_dry(topic, Handler(), on_failure=FailureTopic(kafka.client_arguments(), f"{prefix}dead"))
