@@ -140,7 +140,7 @@ def test_a_batch_is_due_when_it_is_full_or_its_oldest_record_has_waited_the_wind
 
 
 def test_a_batch_is_due_when_its_payload_is_full():
-    some = batcher(payload_bytes_max=1_000)
+    some = batcher(payload_bytes_max=800)
     some.add(P, records(6), next_offset=6, now_s=0.0)
 
     assert some.ready_in_s(0.0) == 0.0
