@@ -6,6 +6,7 @@ it is run or asked for its own help, and never for the list of all: `linkcast --
 
 import errno
 import importlib
+import keyword
 import logging
 import os
 import tomllib
@@ -29,6 +30,7 @@ SUBCOMMANDS = {
     "backfill": "Compute the 24 features and the rule label of each event in FILE…, without a broker.",
     "verify": "Replay topic metrics and compare it with topic features, bit for bit.",
     "train": "Train the two models on a simulated history and write them as one signed bundle.",
+    "lambda": "The AWS adapter on this machine: run it behind Kafka as Lambda would.",
     "bench": "Measure the figures of docs/benchmarks.md on this machine.",
 }
 """Each subcommand with the first line of its help, which a test holds it to."""
@@ -49,7 +51,7 @@ class LazyGroup(click.Group):
         """Import one subcommand and read its settings; None for a name that is none."""
         if cmd_name not in SUBCOMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"infra.commands.{cmd_name}").command
+        command = load(cmd_name)
         ctx.default_map = {cmd_name: read_settings(cmd_name, command)}
         return command
 
@@ -73,6 +75,13 @@ class LazyGroup(click.Group):
                 raise
             at = f" at {error.filename}" if error.filename else ""
             raise click.ClickException(_PLACES[error.errno].format(at=at)) from error
+
+
+def load(name: str) -> click.Command:
+    """Import a subcommand; the module of one that Python has a keyword for ends in an underscore."""
+    module = f"{name}_" if keyword.iskeyword(name) else name
+    command: click.Command = importlib.import_module(f"infra.commands.{module}").command
+    return command
 
 
 _PLACES = {

@@ -1,7 +1,6 @@
 """The pages against what they speak of: commands, make targets, files, reasons, metrics and links."""
 
 import asyncio
-import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from infra.command import SUBCOMMANDS
+from infra.command import SUBCOMMANDS, load
 from streams import measures
 from streams.contract import DeadReason, MetricEvent
 from streams.events import parse
@@ -28,7 +27,7 @@ PACKAGES = ("streams", "online", "offline", "infra")
 def leaves():
     """Yield each command that does something, with its name as it is typed."""
     for name in SUBCOMMANDS:
-        command = importlib.import_module(f"infra.commands.{name}").command
+        command = load(name)
         below = command.commands if isinstance(command, click.Group) else {}
         yield from ((f"linkcast {name} {sub}", below[sub]) for sub in below)
         if not below:

@@ -1,7 +1,6 @@
 """The command itself: quick to help, settings by flag, variable or file, every failure one line and an exit status."""
 
 import errno
-import importlib
 import inspect
 import json
 import os
@@ -13,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from infra.command import SUBCOMMANDS, main
+from infra.command import SUBCOMMANDS, load, main
 from streams.contract import LinkcastError
 
 HEAVY = ("numpy", "aiokafka", "numba", "pyarrow", "xgboost", "jgo", "psutil", "importlib.metadata", "asyncio")
@@ -52,7 +51,7 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_a_subcommands_line_is_the_first_of_its_own_help(name, run):
-    command = importlib.import_module(f"infra.commands.{name}").command
+    command = load(name)
 
     assert command.get_short_help_str(limit=200) == SUBCOMMANDS[name]
     assert run(name, "--help").exit_code == 0
@@ -60,7 +59,7 @@ def test_a_subcommands_line_is_the_first_of_its_own_help(name, run):
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_every_subcommand_has_a_line_to_paste(name):
-    command = importlib.import_module(f"infra.commands.{name}").command
+    command = load(name)
     for leaf in command.commands.values() if isinstance(command, click.Group) else [command]:
         # A real backspace, not the two characters of a raw docstring: click then leaves the line as it is.
         _words, mark, lines = inspect.cleandoc(leaf.help).partition("\n\b\n")
