@@ -120,7 +120,7 @@ class Endpoint(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind, without asking DNS for a name as the standard library's does: an isolated container has none."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread, if there is room for it."""
@@ -236,20 +236,19 @@ class _Handler(BaseHTTPRequestHandler):
         declared = self.headers.get_all("Content-Length", [])
         # Two lengths, or one beside chunks, are how a second request is smuggled past whoever looked at the first.
         if len(declared) != 1 or not declared[0].isascii() or not declared[0].isdigit():
-            return self._refuse(HTTPStatus.LENGTH_REQUIRED, "send one Content-Length")
-        if "Transfer-Encoding" in self.headers:
-            return self._refuse(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length and no Transfer-Encoding")
-        if len(declared[0]) > 18 or int(declared[0]) > BODY_BYTES_MAX:
-            return self._refuse(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {declared[0][:18]} bytes: at most {BODY_BYTES_MAX}"
-            )
-        body = self.rfile.read(int(declared[0]))
-        if len(body) < int(declared[0]):  # the sender is gone
-            self.close_connection = True
-            return None
-        return body
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, "send one Content-Length")
+        elif "Transfer-Encoding" in self.headers:
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length and no Transfer-Encoding")
+        elif len(declared[0]) > 18 or int(declared[0]) > BODY_BYTES_MAX:
+            too_large = f"a body of {declared[0][:18]} bytes: at most {BODY_BYTES_MAX}"
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_large)
+        elif len(body := self.rfile.read(int(declared[0]))) == int(declared[0]):
+            return body
+        self.close_connection = True  # refused, or the sender is gone
+        return None
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
+        """Say why, and end the connection."""
         self.close_connection = True  # where the next request would begin is unknown
         self._say(status, {"error": why})
         self.wfile.flush()

@@ -73,7 +73,7 @@ def read_rows(content_type: str | None, body: bytes) -> tuple[NDArray[np.float32
         raise RowsRefused(str(error)) from error
     if (sent.features is None) == (sent.rows is None):
         raise RowsRefused('send either {"features": {name: number or null}} or {"rows": [{name: number or null}, …]}')
-    rows = [sent.features] if sent.rows is None else sent.rows
+    rows: list[Any] = [sent.features] if sent.rows is None else sent.rows
     # NumPy makes a NaN of None, which is what missing is to the trees.
     X = np.array([msgspec.structs.astuple(row) for row in rows], np.float32)
     if (empty := np.flatnonzero(np.isnan(X).all(axis=1))).size:
