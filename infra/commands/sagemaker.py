@@ -109,7 +109,7 @@ def submit(wait: bool, as_json: bool, hours_max: float, **of_job: Any) -> None:
 @click.option("--capture", metavar="S3-URL", help="Where a sample of requests and answers goes.")
 @click.option("--capture-percent", default=10, show_default=True, type=click.IntRange(1, 100), help="How large it is.")
 @_kms_option
-@click.option("--instance-type", default="ml.c6i.large", show_default=True, help="What the endpoint runs on.")
+@click.option("--instance-type", default="ml.m5.large", show_default=True, help="What the endpoint runs on.")
 @click.option("--instances-min", default=2, show_default=True, type=click.IntRange(2), help="A canary needs two.")
 @click.option("--instances-max", default=4, show_default=True, type=click.IntRange(2), help="As traffic grows.")
 @click.option("--version", help="Of the bundle on topic models; default: the newest.")

@@ -46,8 +46,8 @@ def upload(s3: Any, packed: bytes, *, prefix: str, version: str, kms_key: str | 
     encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
     try:
         s3.put_object(
-            Bucket=bucket, Key=key, Body=packed, ChecksumSHA256=sha256, IfNoneMatch="*",
-            ContentType="application/gzip", **encryption,
+            Bucket=bucket, Key=key, Body=packed, ChecksumAlgorithm="SHA256", ChecksumSHA256=sha256,
+            IfNoneMatch="*", ContentType="application/gzip", **encryption,
         )  # fmt: skip
     except ClientError as error:
         if error.response["Error"].get("Code") != "PreconditionFailed":

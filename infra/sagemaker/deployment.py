@@ -64,7 +64,7 @@ class EndpointSettings:
     capture: str | None = None
     capture_percent: int = 10
     kms_key: str | None = None
-    instance_type: str = "ml.c6i.large"
+    instance_type: str = "ml.m5.large"
     instances_min: int = 2
     instances_max: int = 4
     invocations_per_minute: float = 20_000.0

@@ -121,10 +121,8 @@ class Promotion:
             )
 
     def _ringing(self) -> list[str]:
-        alarms = self._aws.cloudwatch.describe_alarms(
-            AlarmNames=deployment.alarm_names(self._settings), StateValue="ALARM"
-        )  # fmt: skip
-        return sorted(alarm["AlarmName"] for alarm in alarms["MetricAlarms"])
+        alarms = self._aws.cloudwatch.describe_alarms(AlarmNames=deployment.alarm_names(self._settings))["MetricAlarms"]
+        return sorted(alarm["AlarmName"] for alarm in alarms if alarm["StateValue"] == "ALARM")
 
     def _await(self, config: str, bundle: Bundle) -> None:
         """Ask the golden rows while traffic shifts, until the endpoint serves `config` or is back at another."""
@@ -152,9 +150,9 @@ class Promotion:
         asked = self._watch(bundle)
         if asked.answered < asked.rows or asked.error > deployment.GOLDEN_ERROR_MAX:
             raise PromotionFailed(
-                f"endpoint {self._settings.endpoint} is in service with {bundle.version}, and of {asked.rows} golden rows "
-                f"{asked.rows - asked.answered} have no answer from it, the others are {asked.error:.2g} points off: "
-                f"promote the version before again"
+                f"endpoint {self._settings.endpoint} is in service with {bundle.version}, which left "
+                f"{asked.rows - asked.answered} of {asked.rows} golden rows unanswered and was {asked.error:.2g} points "
+                f"off on the others: promote the version before again"
             )
         self._say(f"endpoint {self._settings.endpoint} serves {bundle.version}")
 

@@ -1,10 +1,14 @@
 import http.client
 import json
+import re
 import threading
 from contextlib import contextmanager
 from typing import ClassVar
 
+import boto3
 import pytest
+from botocore.validate import ParamValidator
+from moto import mock_aws
 
 from infra.sagemaker.endpoint import Endpoint, Model
 from infra.sagemaker.trust import TRUSTED_PEM, as_pem
@@ -76,3 +80,43 @@ def invoke(ask):
         return ask("POST", "/invocations", body, Content_Type=content_type)
 
     return _invoke
+
+
+@pytest.fixture
+def aws(monkeypatch):
+    """An account of moto's, empty but for the bucket `models`."""
+    for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="models")
+        yield
+
+
+def assert_valid(service, operation, request):
+    """Hold a request to AWS' own model of the operation: names, types, required ones, enums and patterns."""
+    shape = boto3.client(service, region_name="us-east-1").meta.service_model.operation_model(operation).input_shape
+    report = ParamValidator().validate(request, shape)
+    assert not report.has_errors(), report.generate_report()
+    for where, value, of in leaves_of(request, shape, operation):
+        if allowed := getattr(of, "enum", None):  # only strings have one
+            assert value in allowed, where
+        pattern = of.metadata.get("pattern", ".*")
+        if not re.search(r"\\[pu]", pattern):  # Java's classes, which Python's re doesn't have
+            assert re.fullmatch(pattern, value), f"{where}: {value!r} is not {pattern}"
+        size = len(value) if isinstance(value, str) else value
+        assert size >= of.metadata.get("min", size), where
+        assert size <= of.metadata.get("max", size), where
+
+
+def leaves_of(value, shape, where):
+    if shape.type_name == "structure":
+        for name, below in value.items():
+            yield from leaves_of(below, shape.members[name], f"{where}.{name}")
+    elif shape.type_name == "list":
+        for i, below in enumerate(value):
+            yield from leaves_of(below, shape.member, f"{where}[{i}]")
+    elif shape.type_name == "map":
+        for name, below in value.items():
+            yield from leaves_of(below, shape.value, f"{where}.{name}")
+    elif shape.type_name in ("string", "integer", "double", "float"):
+        yield where, value, shape
