@@ -151,8 +151,8 @@ class Promotion:
         if asked.answered < asked.rows or asked.error > deployment.GOLDEN_ERROR_MAX:
             raise PromotionFailed(
                 f"endpoint {self._settings.endpoint} is in service with {bundle.version}, which left "
-                f"{asked.rows - asked.answered} of {asked.rows} golden rows unanswered and was {asked.error:.2g} points "
-                f"off on the others: promote the version before again"
+                f"{asked.rows - asked.answered} of {asked.rows} golden rows unanswered and was {asked.error:.2g} "
+                f"points off on the others: promote the version before again"
             )
         self._say(f"endpoint {self._settings.endpoint} serves {bundle.version}")
 

@@ -100,8 +100,8 @@ def assert_valid(service, operation, request):
     for where, value, of in leaves_of(request, shape, operation):
         if allowed := getattr(of, "enum", None):  # only strings have one
             assert value in allowed, where
-        pattern = of.metadata.get("pattern", ".*")
-        if not re.search(r"\\[pu]", pattern):  # Java's classes, which Python's re doesn't have
+        pattern = of.metadata.get("pattern")
+        if pattern and not re.search(r"\\[pu]", pattern):  # Java's classes, which Python's re doesn't have
             assert re.fullmatch(pattern, value), f"{where}: {value!r} is not {pattern}"
         size = len(value) if isinstance(value, str) else value
         assert size >= of.metadata.get("min", size), where

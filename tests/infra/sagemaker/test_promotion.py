@@ -12,6 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from moto.backends import get_backend
+from moto.core import DEFAULT_ACCOUNT_ID
 
 from infra.sagemaker import deployment
 from infra.sagemaker.archive import ArchiveRefused, archive, upload
@@ -200,9 +202,6 @@ def fresh_calls(service, promote, clients):
 
 
 def reset(clients):
-    from moto.core import DEFAULT_ACCOUNT_ID
-    from moto.backends import get_backend
-
     for service in ("sagemaker", "s3", "cloudwatch", "applicationautoscaling"):
         for of_region in get_backend(service)[DEFAULT_ACCOUNT_ID].values():
             of_region.reset()
@@ -223,7 +222,7 @@ def test_what_lies_in_s3_already_is_taken_if_it_is_the_same_and_never_written_ov
     url = upload(s3, packed, **place)
     assert upload(s3, packed, **place) == url
 
-    with pytest.raises(ArchiveRefused, match="has SHA-256 .* and not .*delete it or give another place"):
+    with pytest.raises(ArchiveRefused, match=r"has SHA-256 .* and not .*delete it or give another place"):
         upload(s3, packed + b"\0", **place)
     key = url.removeprefix("s3://models/")
     assert s3.get_object(Bucket="models", Key=key)["Body"].read() == packed
@@ -415,7 +414,7 @@ def test_waiting_has_an_end(updating, promote):
     for_ever = [described("old", "Updating", pending=updating.config)] * 240
     account = updating(described("old"), *for_ever)
 
-    with pytest.raises(PromotionFailed, match="not done after 120 min.*run this again to go on waiting"):
+    with pytest.raises(PromotionFailed, match=r"not done after 120 min.*run this again to go on waiting"):
         promote(sagemaker=account.sagemaker)
     account.done()
 
