@@ -12,6 +12,7 @@ from moto import mock_aws
 
 from infra.sagemaker.endpoint import Endpoint, Model
 from infra.sagemaker.trust import TRUSTED_PEM, as_pem
+from online.bundle import load_bundle
 from tests.online.conftest import signing_key, trained, write  # noqa: F401
 
 
@@ -23,6 +24,16 @@ def environment(signing_key):  # noqa: F811
 @pytest.fixture
 def folder(write, tmp_path):  # noqa: F811
     return write(tmp_path / "bundles")
+
+
+@pytest.fixture
+def trusted(signing_key):  # noqa: F811
+    return [signing_key.public_key()]
+
+
+@pytest.fixture
+def bundle(folder, trusted):
+    return load_bundle(folder, trusted)
 
 
 @pytest.fixture

@@ -34,16 +34,6 @@ SETTINGS = EndpointSettings(
 )
 
 
-@pytest.fixture
-def trusted(signing_key):
-    return [signing_key.public_key()]
-
-
-@pytest.fixture
-def bundle(folder, trusted):
-    return load_bundle(folder, trusted)
-
-
 class Instances:
     """An endpoint's instances behind `invoke_endpoint`: each answers in turn, with the serving code itself."""
 
