@@ -26,6 +26,9 @@ GOLDEN_ERROR_MAX = 0.01
 
 METRICS_NAMESPACE, GOLDEN_ERROR = "linkcast", "GoldenError"
 
+NUMBA_CACHE = {"NUMBA_CACHE_DIR": "/tmp/numba"}  # noqa: S108  # a container's own
+"""The site-packages of an image may be read-only, and Numba keeps what it compiled beside its source."""
+
 Request = dict[str, Any]
 
 
@@ -89,7 +92,7 @@ def model_request(settings: EndpointSettings, *, version: str, archive: str, tru
         "PrimaryContainer": {
             "Image": settings.image,
             "ModelDataUrl": archive,
-            "Environment": {TRUSTED_PEM: trusted_pem},
+            "Environment": {TRUSTED_PEM: trusted_pem, **NUMBA_CACHE},
         },
         "ExecutionRoleArn": settings.role,
         # The container needs no network: what it loads is there, and what it is sent goes nowhere else.

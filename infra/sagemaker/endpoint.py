@@ -82,9 +82,9 @@ class Model:
 
             bundle = load_bundle(_bundle_folder(folder), from_environment(environment))
             scored(bundle, golden_rows(bundle)[:1])  # the calibration's kernel gets compiled before a request waits
-        except (LinkcastError, ImportError, OSError) as error:
-            self.refused = str(error)
-            log.error("no model, /ping says 503: %s", error)
+        except Exception as error:  # the top of this thread: whatever it is, /ping has to say it
+            self.refused = str(error) if isinstance(error, LinkcastError) else f"loading broke: {error!r}"
+            log.error("/ping says 503: %s", self.refused, exc_info=not isinstance(error, LinkcastError))
             return
         self.bundle = bundle
         log.info("serving %s", bundle.version)

@@ -100,6 +100,8 @@ class Promotion:
     def _check(self, there: Request) -> None:
         """Refuse an update that can't be guarded; SageMaker would make it unguarded, or refuse it minutes later."""
         endpoint = self._settings.endpoint
+        if there["EndpointStatus"] == "Failed":
+            raise PromotionFailed(f"endpoint {endpoint} is Failed, and AWS lets it be deleted only: do that first")
         if there["EndpointStatus"] != "InService":
             under_way = there.get("PendingDeploymentSummary", {}).get("EndpointConfigName", "of another kind")
             raise PromotionFailed(

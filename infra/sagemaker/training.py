@@ -12,7 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from infra.sagemaker.aws import is_missing
-from infra.sagemaker.deployment import Request
+from infra.sagemaker.deployment import NUMBA_CACHE, Request
 from streams.contract import LinkcastError
 
 _CHANNEL = "signing"
@@ -89,8 +89,7 @@ def training_request(settings: TrainingSettings) -> Request:
         "StoppingCondition": {"MaxRuntimeInSeconds": settings.seconds_max},
         # Its history is simulated and its key is there: it has nobody to talk to.
         "EnableNetworkIsolation": True,
-        # The site-packages of an image may be read-only, and Numba keeps what it compiled beside its source.
-        "Environment": {"NUMBA_CACHE_DIR": "/tmp/numba"},  # noqa: S108
+        "Environment": NUMBA_CACHE,
     }
 
 

@@ -105,7 +105,7 @@ def test_the_same_wish_has_the_same_names_and_another_one_has_others():
 
 def test_a_model_is_isolated_and_trusts_the_keys_it_was_promoted_with():
     assert model()["EnableNetworkIsolation"] is True
-    assert model()["PrimaryContainer"]["Environment"] == {"LINKCAST_TRUSTED_PEM": "pem"}
+    assert model()["PrimaryContainer"]["Environment"]["LINKCAST_TRUSTED_PEM"] == "pem"
 
 
 @pytest.mark.parametrize(

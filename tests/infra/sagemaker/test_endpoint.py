@@ -241,6 +241,14 @@ def test_a_key_that_is_none_is_said_by_ping(folder):
     assert_refused(folder, {TRUSTED_PEM: torn}, "no readable public key")
 
 
+def test_whatever_else_breaks_while_loading_is_said_by_ping(folder, environment, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no locator available for file")
+
+    monkeypatch.setattr(rows, "scored", broken)
+    assert_refused(folder, environment, "loading broke: RuntimeError('no locator available for file')")
+
+
 def test_an_empty_model_folder_is_said_by_ping(tmp_path, environment):
     assert_refused(tmp_path, environment, "manifest.json: No such file")
 
@@ -301,6 +309,15 @@ def test_a_stop_answers_what_has_begun_and_closes_what_waits(model):
         assert json.loads(response.read())["model"] == "slow"
         stopping.join(20)
         assert stopped == [True]
+
+
+def test_the_container_needs_neither_boto3_nor_kafka_nor_pandas():
+    code = (
+        "import sys, infra.commands.sagemaker, infra.sagemaker.endpoint, infra.sagemaker.rows, infra.sagemaker.trust;"
+        "print(sorted({'boto3', 'botocore', 'aiokafka', 'pandas', 'pyarrow'} & set(sys.modules)))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_the_command_serves_a_bundle_and_ends_well_on_sigterm(folder, environment, tmp_path):

@@ -362,6 +362,7 @@ def test_a_promotion_under_way_is_waited_for_and_not_asked_for_again(updating, p
     [
         (described("old", "Updating", pending="other"), "is Updating, an update other: run this again after it"),
         (described("old", "SystemUpdating"), "is SystemUpdating"),
+        (described("old", "Failed"), "is Failed, and AWS lets it be deleted only"),
         (described("old", instances=1), "has 1 instance: a canary needs 2"),
         (described("old", variant="AllTraffic"), r"has variants \['AllTraffic'\]"),
     ],

@@ -24,7 +24,8 @@ SUBMIT = (
 )  # fmt: skip
 PROMOTE = (
     "sagemaker", "promote", "--endpoint", "fabric",
-    "--image", "123456789012.dkr.ecr.us-east-1.amazonaws.com/linkcast:1", "--role", "arn:aws:iam::123456789012:role/endpoint", "--bundles", "s3://models/bundles",
+    "--image", "123456789012.dkr.ecr.us-east-1.amazonaws.com/linkcast:1",
+    "--role", "arn:aws:iam::123456789012:role/endpoint", "--bundles", "s3://models/bundles",
 )  # fmt: skip
 
 
