@@ -68,15 +68,16 @@ def cluster(model: Path | None) -> Iterator[Cluster]:
     """
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linkcast-bench-")))
-        bundle = model.resolve() if model else _small_bundle(home)
-        core = stack.enter_context(_one_core_free())
+        bundle = model.resolve() if model else small_bundle(home)
+        core = stack.enter_context(one_core_free())
         kafka = KafkaSettings(bootstrap=stack.enter_context(running_broker(home / "broker")))
         asyncio.run(apply_topics(kafka, PREFIX, partitions=PARTITIONS, replication=1))
         asyncio.run(publish(kafka, prefix=PREFIX, bundle=bundle, published_at=START_MS))
         yield Cluster(kafka, home, bundle, core)
 
 
-def _small_bundle(home: Path) -> Path:
+def small_bundle(home: Path) -> Path:
+    """Train a small model in a folder and return its bundle."""
     with (
         step("training a small model"),
         linkcast(
@@ -90,7 +91,7 @@ def _small_bundle(home: Path) -> Path:
 
 
 @contextmanager
-def _one_core_free() -> Iterator[int]:
+def one_core_free() -> Iterator[int]:
     """Keep this process, and what it starts, off one core and give its number; all may use an only core."""
     cores = os.sched_getaffinity(0)
     core = max(cores)

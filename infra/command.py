@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "verify": "Replay topic metrics and compare it with topic features, bit for bit.",
     "train": "Train the two models on a simulated history and write them as one signed bundle.",
     "lambda": "The AWS adapter on this machine: run it behind Kafka as Lambda would.",
+    "sagemaker": "Train, serve and promote models in an AWS account, by SageMaker.",
     "bench": "Measure the figures of docs/benchmarks.md on this machine.",
 }
 """Each subcommand with the first line of its help, which a test holds it to."""

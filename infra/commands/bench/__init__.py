@@ -16,6 +16,7 @@ BENCHMARKS = (
     "simulate",
     "memory",
     "score",
+    "endpoint",
     "encode",
     "decode",
     "verify",
