@@ -1,0 +1,1 @@
+"""Predictions to AWS: insights in DynamoDB, alerts on EventBridge. Imports of ours only `streams.contract`."""
