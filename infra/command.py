@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "backfill": "Compute the 24 features and the rule label of each event in FILE…, without a broker.",
     "verify": "Replay topic metrics and compare it with topic features, bit for bit.",
     "train": "Train the two models on a simulated history and write them as one signed bundle.",
+    "sagemaker": "Train, serve and promote models in an AWS account, by SageMaker.",
     "bench": "Measure the figures of docs/benchmarks.md on this machine.",
 }
 """Each subcommand with the first line of its help, which a test holds it to."""
