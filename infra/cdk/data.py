@@ -50,7 +50,14 @@ def _let_services(stack: cdk.Stack, key: kms.Key) -> None:
 def _use(service: str, conditions: Mapping[str, Any]) -> iam.PolicyStatement:
     return iam.PolicyStatement(
         principals=[iam.ServicePrincipal(service)],
-        actions=["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"],
+        actions=[
+            "kms:Decrypt",
+            "kms:DescribeKey",
+            "kms:Encrypt",
+            "kms:GenerateDataKey",
+            "kms:ReEncryptFrom",
+            "kms:ReEncryptTo",
+        ],
         resources=["*"],  # in a key's own policy this is the key
         conditions=conditions,
     )
@@ -76,9 +83,11 @@ def data(stack: cdk.Stack, deployment: Deployment, net: Network, key: kms.Key) -
     access = _bucket(stack, "AccessLogs", None, expires_days=90)
     files = _files(stack, net, key)
     cluster = _cluster(stack, net)
+    models = _bucket(stack, "Models", key, logs=access)
+    cdk.CfnOutput(stack, "ModelsBucket", value=models.bucket_name, description="bundles/, captured/ and keys/")
     return Data(
         key=key,
-        models=_bucket(stack, "Models", key, logs=access),
+        models=models,
         failures=_bucket(stack, "Failures", key, logs=access, expires_days=30),
         table=_table(stack, key),
         files=files,
@@ -231,7 +240,7 @@ def _bootstrap(stack: cdk.Stack, cluster: msk.CfnServerlessCluster) -> str:
         install_latest_aws_sdk=False,
         resource_type="Custom::KafkaBootstrap",
     )
-    return asked.get_response_field("BootstrapBrokerStringSaslIam")
+    return str(asked.get_response_field("BootstrapBrokerStringSaslIam"))
 
 
 def _provider_logs(stack: cdk.Stack) -> str:

@@ -9,6 +9,8 @@ from streams.topics import PARTITIONS
 
 MSK_SERVERLESS_COMPACTED_MAX = 120
 """Partitions of compacted topics that MSK Serverless takes: `labels` and `state` have one for each of `metrics`."""
+DEAD_TOPIC = "predictions.dead"
+"""Where the Lambda puts a record that no retry mends, without the prefix."""
 GEOGRAPHIES = {"us": ("us-east-1", "us-east-2", "us-west-2")}
 """Where a cross-region inference profile of Bedrock may run a request, by the prefix of its id."""
 
@@ -53,7 +55,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         compacted = 2 * self.partitions + 2
-        if not 1 <= self.partitions or compacted > MSK_SERVERLESS_COMPACTED_MAX:
+        if self.partitions < 1 or compacted > MSK_SERVERLESS_COMPACTED_MAX:
             raise DeploymentRefused(
                 f"partitions={self.partitions} makes {compacted} compacted partitions and MSK Serverless takes "
                 f"{MSK_SERVERLESS_COMPACTED_MAX}: choose 1 to {(MSK_SERVERLESS_COMPACTED_MAX - 2) // 2}"
@@ -78,12 +80,13 @@ class Deployment:
 
 def deployment_of(context: Mapping[str, Any]) -> Deployment:
     """Return the deployment that `context` (key to value, strings from a command line) asks for."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(Deployment):
         if (value := context.get(field.name)) is None:
             continue
+        kind = int if field.type is int else str
         try:
-            values[field.name] = type(field.default)(value)
+            values[field.name] = kind(value)
         except ValueError:
             raise DeploymentRefused(f"{field.name}={value}: give a whole number") from None
     return Deployment(**values)

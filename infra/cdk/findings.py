@@ -6,7 +6,7 @@ from constructs import IConstruct
 from infra.cdk.deployment import Deployment
 
 NO_RESOURCE = "ecr:GetAuthorizationToken takes no resource; the image itself is allowed by its repository's ARN"
-INTERFACES = "network interfaces have no ARN before they are made, X-Ray and metrics take none (metrics by namespace)"
+INTERFACES = "network interfaces have no ARN before they are made, and X-Ray takes none"
 OWN_STREAMS = "the log streams of one named log group: SageMaker names them by job and instance"
 PLAIN = "addresses and names only: whoever reads the task definition learns no secret, as IAM is the only credential"
 ONE_PREFIX = "one prefix of one bucket of ours: the objects in it are named as they come"
@@ -62,18 +62,21 @@ ACKNOWLEDGED: dict[str, dict[str, str]] = {
         "Serverless-SNSRedrivePolicy": "SNS keeps no dead letters of e-mail: the alert is in the table and the archive",
     },
     "linkcast-model/TrainingRole": {
-        "AwsSolutions-IAM5[Resource::*]": INTERFACES + "; " + NO_RESOURCE,
+        "AwsSolutions-IAM5[Resource::*]": NO_RESOURCE + "; metrics take none, they are allowed by namespace",
         f"AwsSolutions-IAM5[Resource::{MODELS}/keys/*]": ONE_PREFIX,
         f"AwsSolutions-IAM5[Resource::{MODELS}/bundles/*]": ONE_PREFIX,
         f"AwsSolutions-IAM5[Resource::arn:aws:logs:{HERE}:log-group:/aws/sagemaker/TrainingJobs:*]": OWN_STREAMS,
     },
     "linkcast-model/ServingRole": {
-        "AwsSolutions-IAM5[Resource::*]": INTERFACES + "; " + NO_RESOURCE,
+        "AwsSolutions-IAM5[Resource::*]": NO_RESOURCE + "; metrics take none, they are allowed by namespace",
+        f"AwsSolutions-IAM5[Resource::{MODELS}/bundles/*]": ONE_PREFIX,
         f"AwsSolutions-IAM5[Resource::{MODELS}/captured/*]": ONE_PREFIX,
         f"AwsSolutions-IAM5[Resource::arn:aws:logs:{HERE}:log-group:/aws/sagemaker/Endpoints/linkcast:*]": OWN_STREAMS,
     },
     "linkcast-model/ScheduleRole": {
-        f"AwsSolutions-IAM5[Resource::arn:aws:sagemaker:{HERE}:training-job/linkcast-*]": "each month's job has a name of its own",
+        f"AwsSolutions-IAM5[Resource::arn:aws:sagemaker:{HERE}:training-job/linkcast-*]": (
+            "each month's job has a name of its own"
+        ),
     },
 }
 """Path of a construct → rule → reason. REGION and PREFIX stand for the deployment's."""

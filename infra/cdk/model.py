@@ -1,226 +1,191 @@
-"""The SageMaker endpoint, its scaling and its guardrails, and the training job of each month."""
+"""The SageMaker endpoint with its guardrails and scaling, and the training job of each month.
 
-from dataclasses import dataclass
+Their settings are those of `infra.sagemaker`, whose commands send the same requests: what CDK makes, `linkcast
+sagemaker promote` finds as it wants it.
+"""
+
+from typing import Any
 
 import aws_cdk as cdk
-from aws_cdk import aws_applicationautoscaling as scaling
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_sagemaker as sagemaker
 from aws_cdk import aws_scheduler as scheduler
+from aws_cdk import aws_sns as sns
 
 from infra.cdk.adapter import ENDPOINT
 from infra.cdk.data import Data
 from infra.cdk.deployment import Deployment
-from infra.cdk.network import Network
 from infra.cdk.policies import ANYWHERE, allow, role, write_logs
 from infra.cdk.worker import may_pull
+from infra.sagemaker import deployment as endpoint
+from infra.sagemaker.training import TrainingSettings, training_request
 
-VARIANT = "AllTraffic"
-INSTANCE = "ml.m5.large"
-INSTANCES_MIN, INSTANCES_MAX = 2, 5
-"""Two at least: with one, a canary of one instance would be all of the traffic."""
-CALLS_A_MINUTE = 6_000
-"""Of one instance, at which another is started: a third of what one core answers (docs/benchmarks.md)."""
-TRAINING_INSTANCE = "ml.m5.xlarge"
-TRAINING_SECONDS_MAX = 2 * 60 * 60
-CAPTURED_PERCENT = 10
 EXECUTION_ID = "<aws.scheduler.execution-id>"  # EventBridge Scheduler puts its own in
-
-
-@dataclass(frozen=True)
-class Guardrails:
-    """The alarms that roll a new model back while it is on its canary."""
-
-    latency: cloudwatch.Alarm
-    errors: cloudwatch.Alarm
-    quality: cloudwatch.Alarm
-
-    @property
-    def names(self) -> list[str]:
-        """Return the alarms' names."""
-        return [alarm.alarm_name for alarm in (self.latency, self.errors, self.quality)]
+PLACES = {"bundles": "bundles", "captured": "captured", "keys": "keys"}
+"""Prefixes in the bucket of models: a role reads or writes one of them, never another's."""
 
 
 def model(
-    stack: cdk.Stack, deployment: Deployment, net: Network, data: Data, image: ecr_assets.DockerImageAsset
-) -> Guardrails | None:
-    """Make the schedule of training and, once there is a bundle to serve, the endpoint; return its guardrails."""
-    _training(stack, net, data, image)
-    if not deployment.model_data:
-        return None
-    guardrails = _guardrails(stack)
-    _endpoint(stack, guardrails, _configuration(stack, deployment, net, data, image))
-    _scaling(stack)
-    return guardrails
+    stack: cdk.Stack, deployment: Deployment, data: Data, image: ecr_assets.DockerImageAsset, people: sns.Topic
+) -> None:
+    """Make the schedule of training and, once there is a bundle to serve, the endpoint."""
+    serving = _serving_role(stack, data, image)
+    cdk.CfnOutput(stack, "ServingRoleArn", value=serving.role_arn, description="--role of linkcast sagemaker promote")
+    cdk.CfnOutput(stack, "ImageUri", value=image.image_uri, description="--image of linkcast sagemaker")
+    _training(stack, data, image)
+    if deployment.model_data:
+        settings = endpoint.EndpointSettings(
+            endpoint=ENDPOINT,
+            image=image.image_uri,
+            role=serving.role_arn,
+            bundles=data.models.s3_url_for_object(PLACES["bundles"]),
+            capture=data.models.s3_url_for_object(PLACES["captured"]),
+            kms_key=data.key.key_arn,
+        )
+        _endpoint(stack, deployment, settings, people)
 
 
-def _configuration(
-    stack: cdk.Stack, deployment: Deployment, net: Network, data: Data, image: ecr_assets.DockerImageAsset
-) -> sagemaker.CfnEndpointConfig:
-    served = sagemaker.CfnModel(
+def _endpoint(stack: cdk.Stack, deployment: Deployment, settings: endpoint.EndpointSettings, people: sns.Topic) -> None:
+    served = _made(
         stack,
         "Served",
-        execution_role_arn=_serving_role(stack, deployment, data, image).role_arn,
-        enable_network_isolation=True,  # the container has no network at all: SageMaker brings it its requests
-        primary_container=sagemaker.CfnModel.ContainerDefinitionProperty(
-            image=image.image_uri,
-            model_data_url=deployment.model_data,
-            environment={"LINKCAST_TRUSTED_PEM": deployment.trusted_pem},
-        ),
-        vpc_config=sagemaker.CfnModel.VpcConfigProperty(
-            subnets=net.subnets, security_group_ids=[net.model.security_group_id]
+        "Model",
+        endpoint.model_request(
+            settings, version="deployed", archive=deployment.model_data, trusted_pem=deployment.trusted_pem
         ),
     )
-    kind = sagemaker.CfnEndpointConfig
-    return kind(
+    name = served.get_att("ModelName").to_string()
+    configuration = _made(
         stack,
         "Configuration",
-        kms_key_id=data.key.key_arn,
-        production_variants=[
-            kind.ProductionVariantProperty(
-                variant_name=VARIANT,
-                model_name=served.attr_model_name,
-                instance_type=INSTANCE,
-                initial_instance_count=INSTANCES_MIN,
-                initial_variant_weight=1,
+        "EndpointConfig",
+        endpoint.endpoint_config_request(settings, version="", model_name=name),
+    )
+    alarms = _guardrails(stack, settings, people)
+    live = _made(
+        stack,
+        "Endpoint",
+        "Endpoint",
+        endpoint.update_request(settings, config_name=configuration.get_att("EndpointConfigName").to_string()),
+    )
+    for alarm in alarms:
+        live.add_resource_dependency(alarm)
+    target = cdk.CfnResource(
+        stack,
+        "Capacity",
+        type="AWS::ApplicationAutoScaling::ScalableTarget",
+        properties=endpoint.scalable_target_request(settings),
+    )
+    target.add_resource_dependency(live)
+    cdk.CfnResource(
+        stack,
+        "ByCalls",
+        type="AWS::ApplicationAutoScaling::ScalingPolicy",
+        properties=endpoint.scaling_policy_request(settings),
+    ).add_resource_dependency(target)
+
+
+def _made(stack: cdk.Stack, name: str, kind: str, request: dict[str, Any]) -> cdk.CfnResource:
+    """Make a resource from the arguments of the API's own call: CloudFormation has them under the same names."""
+    # It replaces a model or a configuration by making another one first, so it has to name them itself.
+    own_name = {"Model": "ModelName", "EndpointConfig": "EndpointConfigName"}.get(kind, "")
+    tags = [*request.get("Tags", []), {"Key": "project", "Value": "linkcast"}]
+    properties = {key: value for key, value in request.items() if key != own_name} | {"Tags": tags}
+    return cdk.CfnResource(stack, name, type=f"AWS::SageMaker::{kind}", properties=properties)
+
+
+def _guardrails(stack: cdk.Stack, settings: endpoint.EndpointSettings, people: sns.Topic) -> list[cdk.CfnResource]:
+    """Make the alarms that roll an update back, and one over them that tells people.
+
+    `promote` sets the three anew and would drop an action of theirs; the one above is CDK's alone.
+    """
+    alarms = [
+        cdk.CfnResource(stack, f"Guardrail{i}", type="AWS::CloudWatch::Alarm", properties=request)
+        for i, request in enumerate(endpoint.alarm_requests(settings))
+    ]
+    unwell = cloudwatch.CompositeAlarm(
+        stack,
+        "EndpointUnwell",
+        composite_alarm_name="linkcast-EndpointUnwell",
+        alarm_description="the endpoint is slow, fails or scores wrongly. What to do: docs/deploy.md#endpointunwell",
+        alarm_rule=cloudwatch.AlarmRule.any_of(
+            *(
+                cloudwatch.AlarmRule.from_alarm(
+                    cloudwatch.Alarm.from_alarm_name(stack, f"Named{i}", name), cloudwatch.AlarmState.ALARM
+                )
+                for i, name in enumerate(endpoint.alarm_names(settings))
             )
-        ],
-        data_capture_config=kind.DataCaptureConfigProperty(
-            enable_capture=True,
-            initial_sampling_percentage=CAPTURED_PERCENT,
-            destination_s3_uri=data.models.s3_url_for_object("captured/"),
-            kms_key_id=data.key.key_arn,
-            capture_options=[kind.CaptureOptionProperty(capture_mode=mode) for mode in ("Input", "Output")],
-            capture_content_type_header=kind.CaptureContentTypeHeaderProperty(json_content_types=["application/json"]),
         ),
     )
+    for alarm in alarms:
+        unwell.node.add_dependency(alarm)
+    unwell.add_alarm_action(actions.SnsAction(people))
+    return alarms
 
 
-def _serving_role(
-    stack: cdk.Stack, deployment: Deployment, data: Data, image: ecr_assets.DockerImageAsset
-) -> iam.Role:
-    served = deployment.model_data.replace("s3://", "arn:aws:s3:::")
+def _serving_role(stack: cdk.Stack, data: Data, image: ecr_assets.DockerImageAsset) -> iam.Role:
+    logs = _sagemaker_logs(stack, f"Endpoints/{ENDPOINT}")
     return role(
         stack,
         "ServingRole",
         service="sagemaker.amazonaws.com",
         statements=[
             *may_pull(image),
-            allow("s3:GetObject", on=served),
-            allow("s3:PutObject", on=data.models.arn_for_objects("captured/*")),
+            allow("s3:GetObject", on=_objects(data, "bundles")),
+            allow("s3:PutObject", on=_objects(data, "captured")),
             allow("kms:Decrypt", "kms:GenerateDataKey", on=data.key.key_arn),
-            write_logs(_sagemaker_logs(stack, f"Endpoints/{ENDPOINT}")),
-            allow("logs:CreateLogGroup", on=_sagemaker_logs(stack, f"Endpoints/{ENDPOINT}")),
+            _for_volumes(data),
+            write_logs(logs),
+            allow("logs:CreateLogGroup", on=logs),
             allow("cloudwatch:PutMetricData", on=ANYWHERE, when=_namespaces("/aws/sagemaker/Endpoints")),
-            *_may_join(stack),
         ],
     )
 
 
-def _endpoint(stack: cdk.Stack, guardrails: Guardrails, configuration: sagemaker.CfnEndpointConfig) -> None:
-    kind = sagemaker.CfnEndpoint
-    kind(
+def _training_role(stack: cdk.Stack, data: Data, image: ecr_assets.DockerImageAsset) -> iam.Role:
+    logs = _sagemaker_logs(stack, "TrainingJobs")
+    return role(
         stack,
-        "Endpoint",
-        endpoint_name=ENDPOINT,
-        endpoint_config_name=configuration.attr_endpoint_config_name,
-        deployment_config=kind.DeploymentConfigProperty(
-            blue_green_update_policy=kind.BlueGreenUpdatePolicyProperty(
-                traffic_routing_configuration=kind.TrafficRoutingConfigProperty(
-                    type="CANARY",
-                    canary_size=kind.CapacitySizeProperty(type="INSTANCE_COUNT", value=1),
-                    wait_interval_in_seconds=1_200,  # four periods of the quality alarm
-                ),
-                termination_wait_in_seconds=600,
-                maximum_execution_timeout_in_seconds=7_200,
+        "TrainingRole",
+        service="sagemaker.amazonaws.com",
+        statements=[
+            *may_pull(image),
+            allow(
+                "s3:ListBucket", on=data.models.bucket_arn, when={"StringLike": {"s3:prefix": f"{PLACES['keys']}/*"}}
             ),
-            auto_rollback_configuration=kind.AutoRollbackConfigProperty(
-                alarms=[kind.AlarmProperty(alarm_name=name) for name in guardrails.names]
-            ),
-        ),
+            allow("s3:GetObject", on=_objects(data, "keys")),
+            allow("s3:PutObject", on=_objects(data, "bundles")),
+            allow("kms:Decrypt", "kms:GenerateDataKey", on=data.key.key_arn),
+            _for_volumes(data),
+            write_logs(logs),
+            allow("logs:CreateLogGroup", on=logs),
+            allow("cloudwatch:PutMetricData", on=ANYWHERE, when=_namespaces("/aws/sagemaker/TrainingJobs")),
+        ],
     )
 
 
-def _guardrails(stack: cdk.Stack) -> Guardrails:
-    return Guardrails(
-        latency=_alarm(stack, "EndpointLatency", "ModelLatency", "p95", 50_000, "the model answers too slowly, us"),
-        errors=_alarm(stack, "EndpointErrors", "Invocation5XXErrors", "Sum", 0, "the endpoint fails"),
-        quality=cloudwatch.Alarm(
-            stack,
-            "EndpointQuality",
-            alarm_name="linkcast-EndpointQuality",
-            alarm_description="the golden rows' scores, asked of the live endpoint, are not the trainer's",
-            metric=cloudwatch.Metric(
-                namespace="linkcast",
-                metric_name="GoldenRowsDiffering",
-                dimensions_map={"EndpointName": ENDPOINT},
-                statistic="Maximum",
-                period=cdk.Duration.minutes(5),
-            ),
-            threshold=0,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-            evaluation_periods=1,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        ),
-    )
+def _objects(data: Data, place: str) -> str:
+    return str(data.models.arn_for_objects(f"{PLACES[place]}/*"))
 
 
-def _alarm(
-    stack: cdk.Stack, name: str, metric: str, statistic: str, threshold: float, description: str
-) -> cloudwatch.Alarm:
-    return cloudwatch.Alarm(
-        stack,
-        name,
-        alarm_name=f"linkcast-{name}",
-        alarm_description=description,
-        metric=cloudwatch.Metric(
-            namespace="AWS/SageMaker",
-            metric_name=metric,
-            dimensions_map={"EndpointName": ENDPOINT, "VariantName": VARIANT},
-            statistic=statistic,
-            period=cdk.Duration.minutes(1),
-        ),
-        threshold=threshold,
-        comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-        evaluation_periods=3,
-        datapoints_to_alarm=2,
-        treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-    )
+def _for_volumes(data: Data) -> iam.PolicyStatement:
+    """Allow SageMaker to lend the key to the instances' volumes, and to nothing that is not AWS' own."""
+    for_aws = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+    return allow("kms:CreateGrant", on=data.key.key_arn, when=for_aws)
 
 
-def _scaling(stack: cdk.Stack) -> None:
-    target = scaling.CfnScalableTarget(
-        stack,
-        "Capacity",
-        service_namespace="sagemaker",
-        scalable_dimension="sagemaker:variant:DesiredInstanceCount",
-        resource_id=f"endpoint/{ENDPOINT}/variant/{VARIANT}",
-        min_capacity=INSTANCES_MIN,
-        max_capacity=INSTANCES_MAX,
-    )
-    target.node.add_dependency(stack.node.find_child("Endpoint"))
-    kind = scaling.CfnScalingPolicy
-    kind(
-        stack,
-        "ByCalls",
-        policy_name="linkcast-by-calls",
-        policy_type="TargetTrackingScaling",
-        scaling_target_id=target.ref,
-        target_tracking_scaling_policy_configuration=kind.TargetTrackingScalingPolicyConfigurationProperty(
-            target_value=CALLS_A_MINUTE,
-            predefined_metric_specification=kind.PredefinedMetricSpecificationProperty(
-                predefined_metric_type="SageMakerVariantInvocationsPerInstance"
-            ),
-            scale_in_cooldown=900,
-            scale_out_cooldown=60,
-        ),
-    )
-
-
-def _training(stack: cdk.Stack, net: Network, data: Data, image: ecr_assets.DockerImageAsset) -> None:
+def _training(stack: cdk.Stack, data: Data, image: ecr_assets.DockerImageAsset) -> None:
     trainer = _training_role(stack, data, image)
+    settings = TrainingSettings(
+        job=f"linkcast-{EXECUTION_ID}",
+        image=image.image_uri,
+        role=trainer.role_arn,
+        signing_key=data.models.s3_url_for_object(f"{PLACES['keys']}/signing.key"),
+        output=data.models.s3_url_for_object(PLACES["bundles"]),
+        kms_key=data.key.key_arn,
+    )
     starter = role(
         stack,
         "ScheduleRole",
@@ -235,9 +200,9 @@ def _training(stack: cdk.Stack, net: Network, data: Data, image: ecr_assets.Dock
                 on=trainer.role_arn,
                 when={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
             ),
+            allow("kms:Decrypt", on=data.key.key_arn),
         ],
     )
-    job = _training_job(net, data, image, trainer)
     scheduler.CfnSchedule(
         stack,
         "Monthly",
@@ -250,87 +215,13 @@ def _training(stack: cdk.Stack, net: Network, data: Data, image: ecr_assets.Dock
         target=scheduler.CfnSchedule.TargetProperty(
             arn="arn:aws:scheduler:::aws-sdk:sagemaker:createTrainingJob",
             role_arn=starter.role_arn,
-            input=stack.to_json_string(job),
+            input=stack.to_json_string(training_request(settings)),
             retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
                 maximum_event_age_in_seconds=3_600, maximum_retry_attempts=3
             ),
         ),
         kms_key_arn=data.key.key_arn,
     )
-
-
-def _training_job(
-    net: Network, data: Data, image: ecr_assets.DockerImageAsset, trainer: iam.Role
-) -> dict[str, object]:
-    command = "linkcast train --no-publish --out /opt/ml/model --key /opt/ml/input/data/keys/signing.key"
-    return {
-        "TrainingJobName": f"linkcast-{EXECUTION_ID}",
-        "RoleArn": trainer.role_arn,
-        "AlgorithmSpecification": {
-            "TrainingImage": image.image_uri,
-            "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["sh", "-c", command],
-        },
-        "InputDataConfig": [
-            {
-                "ChannelName": "keys",
-                "DataSource": {
-                    "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": data.models.s3_url_for_object("keys/")}
-                },
-            }
-        ],
-        "OutputDataConfig": {
-            "S3OutputPath": data.models.s3_url_for_object("bundles/"),
-            "KmsKeyId": data.key.key_arn,
-        },
-        "ResourceConfig": {
-            "InstanceType": TRAINING_INSTANCE,
-            "InstanceCount": 1,
-            "VolumeSizeInGB": 30,
-            "VolumeKmsKeyId": data.key.key_arn,
-        },
-        "StoppingCondition": {"MaxRuntimeInSeconds": TRAINING_SECONDS_MAX},
-        "EnableNetworkIsolation": True,
-        "VpcConfig": {"Subnets": net.subnets, "SecurityGroupIds": [net.model.security_group_id]},
-    }
-
-
-def _training_role(stack: cdk.Stack, data: Data, image: ecr_assets.DockerImageAsset) -> iam.Role:
-    return role(
-        stack,
-        "TrainingRole",
-        service="sagemaker.amazonaws.com",
-        statements=[
-            *may_pull(image),
-            allow("s3:ListBucket", on=data.models.bucket_arn, when={"StringLike": {"s3:prefix": "keys/*"}}),
-            allow("s3:GetObject", on=data.models.arn_for_objects("keys/*")),
-            allow("s3:PutObject", on=data.models.arn_for_objects("bundles/*")),
-            allow("kms:Decrypt", "kms:GenerateDataKey", "kms:DescribeKey", on=data.key.key_arn),
-            # Volumes of the instance: only through EC2 and only for AWS resources.
-            allow("kms:CreateGrant", on=data.key.key_arn, when={"Bool": {"kms:GrantIsForAWSResource": "true"}}),
-            write_logs(_sagemaker_logs(stack, "TrainingJobs")),
-            allow("logs:CreateLogGroup", on=_sagemaker_logs(stack, "TrainingJobs")),
-            allow("cloudwatch:PutMetricData", on=ANYWHERE, when=_namespaces("/aws/sagemaker/TrainingJobs")),
-            *_may_join(stack),
-        ],
-    )
-
-
-def _may_join(stack: cdk.Stack) -> list[iam.PolicyStatement]:
-    return [
-        allow(
-            "ec2:CreateNetworkInterface",
-            "ec2:CreateNetworkInterfacePermission",
-            "ec2:DeleteNetworkInterface",
-            "ec2:DeleteNetworkInterfacePermission",
-            "ec2:DescribeDhcpOptions",
-            "ec2:DescribeNetworkInterfaces",
-            "ec2:DescribeSecurityGroups",
-            "ec2:DescribeSubnets",
-            "ec2:DescribeVpcs",
-            on=ANYWHERE,
-        )
-    ]
 
 
 def _sagemaker_logs(stack: cdk.Stack, name: str) -> str:

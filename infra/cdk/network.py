@@ -37,7 +37,6 @@ class Network:
     worker: ec2.SecurityGroup
     adapter: ec2.SecurityGroup
     files: ec2.SecurityGroup
-    model: ec2.SecurityGroup
 
     @property
     def subnets(self) -> list[str]:
@@ -59,7 +58,7 @@ def network(stack: cdk.Stack, deployment: Deployment, key: kms.IKey) -> Network:
         ],
     )
     _flow_log(stack, vpc, key)
-    made = Network(vpc, *(_group(stack, vpc, name) for name in ("Broker", "Worker", "Adapter", "Files", "Model")))
+    made = Network(vpc, *(_group(stack, vpc, name) for name in ("Broker", "Worker", "Adapter", "Files")))
     endpoints = _group(stack, vpc, "Endpoints")
     _rules(made, endpoints)
     _gateway_endpoints(stack, vpc, deployment)
@@ -76,7 +75,7 @@ def _rules(net: Network, endpoints: ec2.SecurityGroup) -> None:
     for client in (net.worker, net.adapter, net.broker):
         _let(client, net.broker, KAFKA_PORT, "Kafka by IAM over TLS")
     _let(net.worker, net.files, NFS_PORT, "the models' file system")
-    for client in (net.worker, net.adapter, net.model):
+    for client in (net.worker, net.adapter):
         _let(client, endpoints, 443, "AWS services by their endpoints")
         # S3 and DynamoDB answer at public addresses through gateway endpoints; no route leads anywhere else.
         client.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "gateway endpoints: there is no other route")
@@ -92,9 +91,7 @@ def _gateway_endpoints(stack: cdk.Stack, vpc: ec2.Vpc, deployment: Deployment) -
     s3.add_to_policy(_of_this_account(stack))
     # ECR hands out addresses in a bucket of AWS' own, signed by itself.
     layers = f"arn:aws:s3:::prod-{deployment.region}-starport-layer-bucket/*"
-    s3.add_to_policy(
-        iam.PolicyStatement(principals=[iam.AnyPrincipal()], actions=["s3:GetObject"], resources=[layers])
-    )
+    s3.add_to_policy(iam.PolicyStatement(principals=[iam.AnyPrincipal()], actions=["s3:GetObject"], resources=[layers]))
     table = vpc.add_gateway_endpoint("DynamoDb", service=ec2.GatewayVpcEndpointAwsService.DYNAMODB)
     table.add_to_policy(_of_this_account(stack))
 

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "build" / "lambda"
 LOCK = ROOT / "requirements" / "lambda.txt"
 OURS = ("lambda_adapter", "streams/__init__.py", "streams/contract.py")
+SERVICES = ("bedrock-runtime", "dynamodb", "events", "sagemaker-runtime", "sts")
+"""AWS services that the Lambda calls. botocore describes some four hundred, in 25 MB."""
 BYTES_MAX = 35 * 1024 * 1024
 """Unzipped: it decides how long a cold start takes. Lambda's own limit is 250 MB."""
 
@@ -65,9 +67,11 @@ def _install(folder: Path, lock: Path) -> None:
 
 
 def _strip(folder: Path) -> None:
-    for pattern in ("**/__pycache__", "**/tests", "bin"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+    never_run = [path for pattern in ("**/__pycache__", "**/tests", "bin") for path in folder.glob(pattern)]
+    described = [path for library in ("botocore", "boto3") for path in (folder / library / "data").iterdir()]
+    never_called = [path for path in described if path.is_dir() and path.name not in SERVICES]
+    for path in never_run + never_called:
+        shutil.rmtree(path)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class KafkaNames:
 
     def _in_cluster(self, kind: str, name: str) -> str:
         before, after = (cdk.Fn.select(i, cdk.Fn.split(":cluster/", self.cluster)) for i in (0, 1))
-        return cdk.Fn.join("", [before, f":{kind}/", after, "/", name])
+        return str(cdk.Fn.join("", [before, f":{kind}/", after, "/", name]))
 
 
 def kafka_connect(kafka: KafkaNames) -> iam.PolicyStatement:

@@ -7,12 +7,12 @@ from aws_cdk import aws_budgets as budgets
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 
-from infra.cdk.adapter import DEAD_TOPIC, FUNCTION, TIMEOUT_S, TOPIC, Adapter
+from infra.cdk.adapter import ENDPOINT, FUNCTION, TIMEOUT_S, TOPIC, Adapter
 from infra.cdk.costs import PRICES
 from infra.cdk.data import CLUSTER
-from infra.cdk.deployment import Deployment
-from infra.cdk.model import VARIANT, Guardrails
+from infra.cdk.deployment import DEAD_TOPIC, Deployment
 from infra.cdk.worker import Worker
+from infra.sagemaker.deployment import VARIANT
 
 OURS = "linkcast"
 """CloudWatch namespace of what the adapter counts itself."""
@@ -144,9 +144,7 @@ def _of_outcomes() -> list[Watched]:
     ]
 
 
-def _ours(
-    name: str, metric: str, says: str, *, statistic: str = "Sum", above: float = 0, periods: int = 1
-) -> Watched:
+def _ours(name: str, metric: str, says: str, *, statistic: str = "Sum", above: float = 0, periods: int = 1) -> Watched:
     return Watched(
         name=name,
         says=says,
@@ -188,19 +186,16 @@ def _of_others(adapter: Adapter) -> list[Watched]:
     ]
 
 
-def watch(
-    stack: cdk.Stack, deployment: Deployment, worker: Worker, adapter: Adapter, guardrails: Guardrails | None
-) -> None:
+def watch(stack: cdk.Stack, deployment: Deployment, worker: Worker, adapter: Adapter) -> None:
     """Make alarms, dashboard and budget; all of them speak on the alerts' topic."""
     alarms = {w.name: _alarm(stack, w) for w in watched(deployment, worker, adapter)}
     if deployment.bedrock_model:
         alarms["BedrockSpend"] = _spend(stack, deployment)
-    of_endpoint = [guardrails.latency, guardrails.errors, guardrails.quality] if guardrails else []
     tell = actions.SnsAction(adapter.people)
     for alarm in alarms.values():
         alarm.add_alarm_action(tell)
         alarm.add_ok_action(tell)
-    _dashboard(stack, [*alarms.values(), *of_endpoint], deployment, worker, adapter)
+    _dashboard(stack, list(alarms.values()), deployment, worker, adapter)
     _budget(stack, deployment, adapter)
 
 
@@ -269,7 +264,9 @@ def _dashboard(
     worker: Worker,
     adapter: Adapter,
 ) -> None:
-    board = cloudwatch.Dashboard(stack, "Board", dashboard_name="linkcast", period_override=cloudwatch.PeriodOverride.AUTO)
+    board = cloudwatch.Dashboard(
+        stack, "Board", dashboard_name="linkcast", period_override=cloudwatch.PeriodOverride.AUTO
+    )
     board.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", alarms=alarms, width=24))
     for row in _rows(deployment, worker, adapter):
         board.add_widgets(*row)
@@ -289,7 +286,7 @@ def _rows(deployment: Deployment, worker: Worker, adapter: Adapter) -> list[list
         return Watched(name=topic, says="", namespace="AWS/Kafka", metric="MessagesInPerSec", dimensions=names)
 
     def of_endpoint(metric: str, statistic: str) -> Watched:
-        names = {"EndpointName": "linkcast", "VariantName": VARIANT}
+        names = {"EndpointName": ENDPOINT, "VariantName": VARIANT}
         return Watched(
             name=metric, says="", namespace="AWS/SageMaker", metric=metric, dimensions=names, statistic=statistic
         )

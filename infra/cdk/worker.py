@@ -13,7 +13,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 
 from infra.cdk.data import Data
-from infra.cdk.deployment import Deployment
+from infra.cdk.deployment import DEAD_TOPIC, Deployment
 from infra.cdk.network import Network
 from infra.cdk.policies import (
     ANYWHERE,
@@ -29,7 +29,18 @@ from infra.cdk.policies import (
 from streams.topics import TOPICS
 
 ROOT = Path(__file__).parents[2]
-IN_IMAGE = ("streams", "online", "offline", "lambda_adapter", "infra", "requirements", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
+IN_IMAGE = (
+    "streams",
+    "online",
+    "offline",
+    "lambda_adapter",
+    "infra",
+    "requirements",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "NOTICE",
+)
 HEALTH_PORT = 9464
 HEALTH = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{HEALTH_PORT}/healthz', timeout=5)"
 BUNDLES, KEYS, TRUSTED = "/bundles", "/keys", "/bundles/trusted"
@@ -141,7 +152,10 @@ def _task(
 ) -> ecs.FargateTaskDefinition:
     stack, data = shared.stack, shared.data
     group = logs.LogGroup(
-        stack, f"{name}Log", encryption_key=data.key, retention=logs.RetentionDays.ONE_MONTH,
+        stack,
+        f"{name}Log",
+        encryption_key=data.key,
+        retention=logs.RetentionDays.ONE_MONTH,
         removal_policy=cdk.RemovalPolicy.DESTROY,
     )
     mounts = [("bundles", data.bundles, BUNDLES, bundles)] if bundles else []
@@ -153,7 +167,9 @@ def _task(
         family=f"linkcast-{name.lower()}",
         cpu=cpu,
         memory_limit_mib=memory,
-        task_role=role(stack, f"{name}TaskRole", service="ecs-tasks.amazonaws.com", statements=may).without_policy_updates(),
+        task_role=role(
+            stack, f"{name}TaskRole", service="ecs-tasks.amazonaws.com", statements=may
+        ).without_policy_updates(),
         execution_role=_execution_role(stack, name, shared.image, group.log_group_arn).without_policy_updates(),
         volumes=[ecs.Volume(name="tmp"), *(_volume(data, volume, point) for volume, point, _, _ in mounts)],
     )
@@ -223,7 +239,7 @@ def _may_make_topics(kafka: KafkaNames) -> iam.PolicyStatement:
         "kafka-cluster:CreateTopic",
         "kafka-cluster:DescribeTopic",
         "kafka-cluster:DescribeTopicDynamicConfiguration",
-        on=[kafka.topic(topic.name) for topic in TOPICS],
+        on=[kafka.topic(name) for name in sorted({DEAD_TOPIC, *(topic.name for topic in TOPICS)})],
     )
 
 
