@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from infra.cdk.deployment import INTERFACE_ENDPOINTS
+from streams.topics import TOPICS
+
 HOURS = 730
 """Of a month."""
 DAYS = 30.4
@@ -63,33 +66,46 @@ class Load:
     ----------
     ports, seconds_between
         Each port reports every so many seconds.
-    changes_per_port_month
-        Insights: a change of an episode. Most ports have none for months; this is a fabric with raised fault rates.
-    episodes_share
-        Of the changes, those that open an episode; with Bedrock on, each is worded by at most one call.
+    episodes_per_port_month, changes_per_episode
+        An episode opens, worsens, eases and closes. One a month and port is a fabric in a bad state.
+    worded_share
+        Of the episodes, those that the language model words: at most all, if it is on.
     """
 
     ports: int
     seconds_between: int = 60
-    changes_per_port_month: float = 10.0
-    episodes_share: float = 0.25
-    event_bytes: int = 220  # a JSON metric event; sweeps and Arrow are smaller
-    prediction_bytes: int = 260
-    feature_bytes: int = 120  # a row of the features topic
+    episodes_per_port_month: float = 1.0
+    changes_per_episode: float = 4.0
+    worded_share: float = 1.0
+    event_bytes: int = 190  # a JSON metric event; Arrow sweeps are smaller
+    prediction_bytes: int = 200
+    feature_bytes: int = 130
     partitions: int = 8
-    workers: int = 2
+    workers: int = 2  # one does 100,000 events a second (docs/benchmarks.md); the other is there when it dies
+    batch_s: float = 0.05  # of the adapter, for up to 100 records: its goal
     tokens_in: int = 700
     tokens_out: int = 100
 
     @property
     def events(self) -> float:
-        """Metric events a month."""
+        """Metric events a month, and so predictions."""
         return self.ports * DAYS * 86_400 / self.seconds_between
 
     @property
+    def episodes(self) -> float:
+        """Episodes a month."""
+        return self.ports * self.episodes_per_port_month
+
+    @property
     def changes(self) -> float:
-        """Changes, which are insights, a month."""
-        return self.ports * self.changes_per_port_month
+        """Changes a month: insights."""
+        return self.episodes * self.changes_per_episode
+
+    @property
+    def batches(self) -> float:
+        """Invocations of the adapter a month: a batch is full with 100 records, or waits a second."""
+        records_per_s = self.ports / self.seconds_between
+        return DAYS * 86_400 * max(records_per_s / 100, min(1.0, records_per_s))
 
 
 @dataclass(frozen=True)
@@ -103,62 +119,100 @@ class Line:
 
 def bill(load: Load) -> list[Line]:
     """Return what a month costs, line by line."""
-    return [*_kafka(load), *_compute(load), *_outcomes(load), *_model(), *_fixed()]
+    return [*_kafka(load), *_compute(load), *_outcomes(load), *_model(load), *_fixed(load)]
 
 
-def _line(what: str, *factors: tuple[float, str], price: str) -> Line:
-    """Multiply the factors by a price, and keep the arithmetic as text."""
+def _line(what: str, price: str, *factors: tuple[float, str]) -> Line:
+    """Multiply factors (each with its unit) by a price, and keep the arithmetic as text."""
     usd = PRICES[price].usd
     for factor, _ in factors:
         usd *= factor
-    how = " × ".join(f"{factor:,.6g} {word}" for factor, word in factors)
-    return Line(what, usd, f"{how} × ${PRICES[price].usd:,.10g}")
+    how = " × ".join(f"{factor:,.4g} {unit}" if factor < 1_000 else f"{factor:,.0f} {unit}" for factor, unit in factors)
+    return Line(what, usd, f"{how} × ${PRICES[price].usd:.10g}")
 
 
 def _kafka(load: Load) -> Iterator[Line]:
-    topics = 7 * load.partitions + 5  # see streams.topics: seven follow `metrics`, five have one partition
-    written = load.events * (load.event_bytes + load.prediction_bytes + load.feature_bytes) / 1e9
-    # The workers read metrics, the adapter predictions; features are read by a trainer now and then.
-    read = load.events * (load.event_bytes + load.prediction_bytes) / 1e9
-    kept = written * 7 / DAYS + load.events * load.feature_bytes / 1e9 * 23 / DAYS
-    yield _line("MSK Serverless, the cluster", (HOURS, "h"), price="msk_cluster")
-    yield _line("MSK Serverless, partitions", (topics, "partitions"), (HOURS, "h"), price="msk_partition")
-    yield _line("MSK Serverless, written", (written, "GB"), price="msk_in")
-    yield _line("MSK Serverless, read", (read, "GB"), price="msk_out")
-    yield _line("MSK Serverless, kept", (kept, "GB"), price="msk_storage")
+    topics = sum(topic.partitions(load.partitions) for topic in TOPICS)
+    metrics, predictions, features = (
+        load.events * size / 1e9 for size in (load.event_bytes, load.prediction_bytes, load.feature_bytes)
+    )
+    yield _line("MSK Serverless: cluster", "msk_cluster", (HOURS, "h"))
+    yield _line("MSK Serverless: partitions", "msk_partition", (topics, "partitions"), (HOURS, "h"))
+    yield _line("MSK Serverless: written", "msk_in", (metrics + predictions + features, "GB"))
+    # The workers read metrics and the adapter predictions; features wait for whoever trains.
+    yield _line("MSK Serverless: read", "msk_out", (metrics + predictions, "GB"))
+    kept = ((metrics + predictions) * 7 + features * 30) / DAYS
+    yield _line("MSK Serverless: kept", "msk_storage", (kept, "GB"))
 
 
 def _compute(load: Load) -> Iterator[Line]:
-    yield _line("Fargate, workers' CPU", (load.workers, "tasks × 1 vCPU"), (HOURS, "h"), price="fargate_cpu")
-    yield _line("Fargate, workers' memory", (load.workers * 4, "GB"), (HOURS, "h"), price="fargate_gb")
-    # Every prediction passes the adapter, which acts on changes: a batch holds 100 records or one second.
-    batches = min(load.events / 100 + DAYS * 86_400 * 0.05, DAYS * 86_400 * load.partitions)
-    yield _line("Lambda, pollers", (1, "unit"), (HOURS, "h"), price="poller")
-    yield _line("Lambda, invocations", (batches / 1e6, "million batches"), price="lambda_call")
-    yield _line("Lambda, time", (batches, "batches"), (0.05, "s × 0.5 GB"), (0.5, ""), price="lambda_gb_s")
+    yield _line("Fargate: CPU", "fargate_cpu", (load.workers, "vCPU"), (HOURS, "h"))
+    yield _line("Fargate: memory", "fargate_gb", (load.workers * 4, "GB"), (HOURS, "h"))
+    yield _line("Lambda: poller", "poller", (1, "unit"), (HOURS, "h"))
+    yield _line("Lambda: invocations", "lambda_call", (load.batches / 1e6, "million"))
+    yield _line("Lambda: time", "lambda_gb_s", (load.batches, "batches"), (load.batch_s, "s"), (0.5, "GB"))
 
 
 def _outcomes(load: Load) -> Iterator[Line]:
-    # Item of 1 to 2 KB: two units in the table, two in each of the two indexes.
-    yield _line("DynamoDB, insights", (load.changes / 1e6, "million"), (6, "write units"), price="table_write")
+    # An item of 1 to 2 KB is two units, in the table and in each of its two indexes; four more for claims and counts.
+    yield _line("DynamoDB: writes", "table_write", (load.changes / 1e6, "million insights"), (10, "units"))
     kept = load.changes * 3 * 1_500 / 1e9
-    yield _line("DynamoDB, kept 30 days", (kept, "GB"), price="table_storage")
-    yield _line("DynamoDB, recovery", (kept, "GB"), price="table_backup")
-    yield _line("EventBridge, alerts", (load.changes / 1e6, "million at most"), price="event")
+    yield _line("DynamoDB: kept", "table_storage", (kept, "GB"))
+    yield _line("DynamoDB: recovery", "table_backup", (kept, "GB"))
+    yield _line("EventBridge", "event", (load.episodes / 1e6, "million alerts"))
 
 
-def _model() -> Iterator[Line]:
-    yield _line("SageMaker, endpoint", (2, "instances"), (HOURS, "h"), price="endpoint")
-    yield _line("SageMaker, training", (1, "h a month"), price="training")
+def _model(load: Load) -> Iterator[Line]:
+    calls = load.episodes * load.worded_share / 1e6
+    yield _line("SageMaker: endpoint", "endpoint", (2, "instances"), (HOURS, "h"))
+    yield _line("SageMaker: training", "training", (1, "h"))
+    yield _line("Bedrock: said", "bedrock_in", (calls, "million calls"), (load.tokens_in, "tokens"))
+    yield _line("Bedrock: heard", "bedrock_out", (calls, "million calls"), (load.tokens_out, "tokens"))
 
 
-def _fixed() -> Iterator[Line]:
-    from infra.cdk.network import INTERFACE_ENDPOINTS
+def _fixed(load: Load) -> Iterator[Line]:
+    yield _line("VPC endpoints", "vpc_endpoint", (len(INTERFACE_ENDPOINTS), "services"), (2, "zones"), (HOURS, "h"))
+    yield _line("CloudWatch: logs", "log", (1 + load.batches * 2_000 / 1e9, "GB"))
+    yield _line("CloudWatch: alarms", "alarm", (20, "alarms"))
+    yield _line("CloudWatch: metrics", "metric", (10, "metrics"))
+    yield _line("CloudWatch: dashboard", "dashboard", (1, "board"))
+    yield _line("KMS", "key", (1, "key"))
 
-    number = len(INTERFACE_ENDPOINTS)
-    yield _line("VPC endpoints", (number, "endpoints"), (2, "zones"), (HOURS, "h"), price="vpc_endpoint")
-    yield _line("CloudWatch, logs", (5, "GB"), price="log")
-    yield _line("CloudWatch, alarms", (21, "alarms"), price="alarm")
-    yield _line("CloudWatch, our metrics", (9, "metrics"), price="metric")
-    yield _line("CloudWatch, dashboard", (1, ""), price="dashboard")
-    yield _line("KMS", (1, "key"), price="key")
+
+def page(ports: tuple[int, ...] = (1_000, 10_000, 100_000)) -> str:
+    """Return the tables of docs/deploy.md, in Markdown."""
+    bills = {number: bill(Load(ports=number)) for number in ports}
+    return "\n\n".join([_totals(bills), _arithmetic(bills[ports[1]], ports[1]), _prices()]) + "\n"
+
+
+def _totals(bills: dict[int, list[Line]]) -> str:
+    rows = [
+        "| USD a month | " + " | ".join(f"{ports:,} ports" for ports in bills) + " |",
+        "| --- |" + " --- |" * len(bills),
+    ]
+    rows += [
+        f"| {lines[0].what} | " + " | ".join(f"{line.usd:,.2f}" for line in lines) + " |"
+        for lines in zip(*bills.values(), strict=True)
+    ]
+    totals = [sum(line.usd for line in lines) for lines in bills.values()]
+    rows.append("| **all** | " + " | ".join(f"**{total:,.0f}**" for total in totals) + " |")
+    rows.append(
+        "| **a port** | "
+        + " | ".join(f"**{total / ports:,.3f}**" for ports, total in zip(bills, totals, strict=True))
+        + " |"
+    )
+    return "\n".join(rows)
+
+
+def _arithmetic(lines: list[Line], ports: int) -> str:
+    rows = [f"| {line.what} | {line.how} | {line.usd:,.2f} |" for line in lines]
+    return "\n".join([f"| at {ports:,} ports | arithmetic | USD |", "| --- | --- | --- |", *rows])
+
+
+def _prices() -> str:
+    rows = [f"| {price.unit} | ${price.usd:.10g} | {price.source} |" for price in PRICES.values()]
+    return "\n".join([f"| price of one ({DATED}, us-east-1) | USD | from |", "| --- | --- | --- |", *rows])
+
+
+if __name__ == "__main__":
+    print(page(), end="")

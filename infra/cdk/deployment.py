@@ -11,6 +11,16 @@ MSK_SERVERLESS_COMPACTED_MAX = 120
 """Partitions of compacted topics that MSK Serverless takes: `labels` and `state` have one for each of `metrics`."""
 DEAD_TOPIC = "predictions.dead"
 """Where the Lambda puts a record that no retry mends, without the prefix."""
+INTERFACE_ENDPOINTS = {
+    "ecr.api": "Fargate asks for the image",
+    "ecr.dkr": "Fargate fetches the image",
+    "logs": "Fargate writes logs",
+    "events": "the Lambda publishes alerts",
+    "bedrock-runtime": "the Lambda words incidents",
+    "sagemaker.runtime": "the Lambda asks the endpoint for a score",
+    "xray": "the Lambda sends traces",
+}
+"""Service to who needs it. Each costs by the hour and zone, so none is here on suspicion."""
 GEOGRAPHIES = {"us": ("us-east-1", "us-east-2", "us-west-2")}
 """Where a cross-region inference profile of Bedrock may run a request, by the prefix of its id."""
 

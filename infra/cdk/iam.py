@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
 def _join(joined: Any) -> str:
     separator, parts = joined
     text = separator.join(str(_plain(part)) for part in parts)
-    return re.sub(r"\$\{0 of (\S+)\}(:[a-z-]+/)\$\{1 of \S+\}", r"${\1}\2", text)  # a topic of a cluster's
+    return re.sub(r"\$\{0 of ([^}]+)\}(:[a-z-]+)/\$\{1 of [^}]+\}", r"${\1}\2", text)  # a topic of a cluster
 
 
 def _select(argument: Any) -> str:

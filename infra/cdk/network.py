@@ -11,21 +11,11 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 
-from infra.cdk.deployment import Deployment
+from infra.cdk.deployment import INTERFACE_ENDPOINTS, Deployment
 
 KAFKA_PORT = 9098
 """MSK's port for IAM over TLS inside a VPC."""
 NFS_PORT = 2049
-INTERFACE_ENDPOINTS = {
-    "ecr.api": "Fargate asks for the image",
-    "ecr.dkr": "Fargate fetches the image",
-    "logs": "Fargate writes logs",
-    "events": "the Lambda publishes alerts",
-    "bedrock-runtime": "the Lambda words incidents",
-    "sagemaker.runtime": "the Lambda asks the endpoint for a score",
-    "xray": "the Lambda sends traces",
-}
-"""Service to who needs it. Each costs by the hour and zone, so none is here on suspicion."""
 
 
 @dataclass(frozen=True)
