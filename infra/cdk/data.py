@@ -44,20 +44,14 @@ def _let_services(stack: cdk.Stack, key: kms.Key) -> None:
         key.add_to_resource_policy(_use(f"{service}.amazonaws.com", account))
     of_ours = f"arn:aws:logs:{stack.region}:{stack.account}:log-group:*"
     logs = {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": of_ours}}
-    key.add_to_resource_policy(_use(f"logs.{stack.region}.amazonaws.com", logs))
+    again = ("kms:Encrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo")
+    key.add_to_resource_policy(_use(f"logs.{stack.region}.amazonaws.com", logs, *again))
 
 
-def _use(service: str, conditions: Mapping[str, Any]) -> iam.PolicyStatement:
+def _use(service: str, conditions: Mapping[str, Any], *more: str) -> iam.PolicyStatement:
     return iam.PolicyStatement(
         principals=[iam.ServicePrincipal(service)],
-        actions=[
-            "kms:Decrypt",
-            "kms:DescribeKey",
-            "kms:Encrypt",
-            "kms:GenerateDataKey",
-            "kms:ReEncryptFrom",
-            "kms:ReEncryptTo",
-        ],
+        actions=["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey", *more],
         resources=["*"],  # in a key's own policy this is the key
         conditions=conditions,
     )
@@ -84,7 +78,7 @@ def data(stack: cdk.Stack, deployment: Deployment, net: Network, key: kms.Key) -
     files = _files(stack, net, key)
     cluster = _cluster(stack, net)
     models = _bucket(stack, "Models", key, logs=access)
-    cdk.CfnOutput(stack, "ModelsBucket", value=models.bucket_name, description="bundles/, captured/ and keys/")
+    _tell(stack, net, models)
     return Data(
         key=key,
         models=models,
@@ -96,6 +90,13 @@ def data(stack: cdk.Stack, deployment: Deployment, net: Network, key: kms.Key) -
         kafka=KafkaNames(cluster.attr_arn, deployment.prefix),
         bootstrap=_bootstrap(stack, cluster),
     )
+
+
+def _tell(stack: cdk.Stack, net: Network, models: s3.Bucket) -> None:
+    """Put out what docs/deploy.md asks for."""
+    cdk.CfnOutput(stack, "ModelsBucket", value=models.bucket_name, description="bundles/, captured/ and keys/")
+    cdk.CfnOutput(stack, "PrivateSubnet", value=net.subnets[0], description="of tasks that are run once")
+    cdk.CfnOutput(stack, "WorkerGroup", value=net.worker.security_group_id, description="of the same tasks")
 
 
 def _bucket(
