@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,9 +13,21 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from streams.contract import LinkcastError
 from streams.kafka import KafkaSettings, await_broker
-from streams.topics import PARTITIONS, TOPICS, Topic
+from streams.topics import MIB, PARTITIONS, TOPICS, Topic
 
 VISIBLE_SECONDS_MAX = 30.0
+MSK_SERVERLESS_SETTINGS = frozenset(
+    (
+        "cleanup.policy",
+        "compression.type",
+        "max.message.bytes",
+        "message.timestamp.type",
+        "retention.bytes",
+        "retention.ms",
+    )
+)
+"""What a topic of MSK Serverless can be given (MSK guide, "Configuration properties"); it refuses the rest."""
+MSK_SERVERLESS_MESSAGE_BYTES_MAX = 8 * MIB
 
 
 class TopicsFailed(LinkcastError):
@@ -51,7 +63,12 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def apply_topics(
-    kafka: KafkaSettings, prefix: str, *, partitions: int = PARTITIONS, replication: int | None = None
+    kafka: KafkaSettings,
+    prefix: str,
+    *,
+    partitions: int = PARTITIONS,
+    replication: int | None = None,
+    declared: Sequence[Topic] = TOPICS,
 ) -> Applied:
     """Make the declared topics that are missing and compare the others; waits for the broker if it is away.
 
@@ -61,13 +78,13 @@ async def apply_topics(
     async with _admin(kafka) as admin:
         copies = replication or min(3, len((await admin.describe_cluster())["brokers"]))
         found = await _found(admin, prefix)
-        missing = [topic for topic in TOPICS if prefix + topic.name not in found]
+        missing = [topic for topic in declared if prefix + topic.name not in found]
         created = await _create(admin, prefix, missing, partitions, copies) if missing else []
         # The new ones too: another `apply` may have made them, and a cluster's policy may have overruled us.
         found = await _found(admin, prefix) if missing else found
         differences = [
             difference
-            for topic in TOPICS
+            for topic in declared
             for difference in compare(topic, found[prefix + topic.name], partitions=partitions, replication=copies)
         ]
         return Applied(created=created, differences=differences)
@@ -88,6 +105,24 @@ def compare(topic: Topic, found: Found, *, partitions: int, replication: int) ->
         for setting, value in declared.items()
         if actual.get(setting) != value
     ]
+
+
+def for_msk_serverless(topics: Sequence[Topic] = TOPICS) -> list[Topic]:
+    """Return the topics as MSK Serverless takes them: fewer settings, and records of 8 MiB at most.
+
+    Every limit above that gives way by as much as the largest has to, so that a dead letter still has room for its
+    record and its headers.
+    """
+    excess = max(int(t.config.get("max.message.bytes", 0)) for t in topics) - MSK_SERVERLESS_MESSAGE_BYTES_MAX
+    return [topic._replace(config=dict(_settable(topic.config, excess))) for topic in topics]
+
+
+def _settable(config: dict[str, str], excess: int) -> Iterator[tuple[str, str]]:
+    for name, value in config.items():
+        if name == "max.message.bytes" and int(value) > MSK_SERVERLESS_MESSAGE_BYTES_MAX:
+            yield name, str(int(value) - excess)
+        elif name in MSK_SERVERLESS_SETTINGS:
+            yield name, value
 
 
 @asynccontextmanager

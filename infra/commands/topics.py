@@ -24,9 +24,21 @@ def command() -> None:
     help="Of metrics and the topics that follow it.",
 )
 @click.option("--replication", type=click.IntRange(1), help="Copies; the number of brokers, at most 3, unless given.")
+@click.option(
+    "--msk-serverless",
+    is_flag=True,
+    help="Declare what MSK Serverless takes: fewer settings, records of at most 8 MiB, three copies.",
+)
 @kafka_options
 @json_option
-def apply(partitions: int, replication: int | None, kafka: KafkaSettings, prefix: str, as_json: bool) -> None:
+def apply(
+    partitions: int,
+    replication: int | None,
+    msk_serverless: bool,
+    kafka: KafkaSettings,
+    prefix: str,
+    as_json: bool,
+) -> None:
     """Make the topics that are missing; say where the others differ from their declaration, and change nothing there.
 
     Waits for the cluster if it is away. Prints one difference a line; exits with 1 if there are any.
@@ -36,9 +48,12 @@ def apply(partitions: int, replication: int | None, kafka: KafkaSettings, prefix
     """
     import msgspec
 
-    from infra.topics import apply_topics
+    from infra.topics import apply_topics, for_msk_serverless
+    from streams.topics import TOPICS
 
-    applied = asyncio.run(apply_topics(kafka, prefix, partitions=partitions, replication=replication))
+    declared = for_msk_serverless() if msk_serverless else TOPICS
+    copies = replication or (3 if msk_serverless else None)
+    applied = asyncio.run(apply_topics(kafka, prefix, partitions=partitions, replication=copies, declared=declared))
     if as_json:
         print(msgspec.json.encode(applied).decode())
     else:

@@ -8,7 +8,16 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from click.testing import CliRunner
 
 from infra.command import main
-from infra.topics import Applied, Difference, TopicsFailed, apply_topics, list_topics
+from infra.topics import (
+    MSK_SERVERLESS_MESSAGE_BYTES_MAX,
+    MSK_SERVERLESS_SETTINGS,
+    Applied,
+    Difference,
+    TopicsFailed,
+    apply_topics,
+    for_msk_serverless,
+    list_topics,
+)
 from streams.topics import MIB, TOPICS
 
 NAMES = [
@@ -113,3 +122,18 @@ def test_a_difference_reads_as_a_sentence():
     assert str(Difference(topic="t", setting="retention.ms", declared="1", found="unset")) == (
         "t: retention.ms is unset, declared 1"
     )
+
+
+def test_msk_serverless_is_asked_for_nothing_that_it_refuses():
+    declared = for_msk_serverless()
+
+    assert [topic.name for topic in declared] == [topic.name for topic in TOPICS]
+    for topic in declared:
+        assert topic.config.keys() <= MSK_SERVERLESS_SETTINGS
+        assert int(topic.config.get("max.message.bytes", 0)) <= MSK_SERVERLESS_MESSAGE_BYTES_MAX
+
+
+def test_on_msk_serverless_a_dead_letter_keeps_its_room_for_headers():
+    largest = {topic.name: int(topic.config.get("max.message.bytes", 0)) for topic in for_msk_serverless()}
+
+    assert largest["metrics.dead"] - largest["metrics"] == MIB

@@ -1,0 +1,78 @@
+"""The folder that becomes the Lambda: `python -m infra.cdk.package`, no docker needed.
+
+Wheels for Lambda's own platform (Python 3.13, arm64) are fetched by pip from the hashed lock, whatever this machine
+is. Neither NumPy nor a model is in it. boto3 is: the runtime's own may be of another year than the one we tested.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from streams.contract import LinkcastError
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "build" / "lambda"
+LOCK = ROOT / "requirements" / "lambda.txt"
+OURS = ("lambda_adapter", "streams/__init__.py", "streams/contract.py")
+SERVICES = ("bedrock-runtime", "dynamodb", "events", "sagemaker-runtime", "sts")
+"""AWS services that the Lambda calls. botocore describes some four hundred, in 25 MB."""
+BYTES_MAX = 35 * 1024 * 1024
+"""Unzipped: it decides how long a cold start takes. Lambda's own limit is 250 MB."""
+
+
+class PackageRefused(LinkcastError):
+    """The folder is not what the Lambda should be."""
+
+
+def make_package(folder: Path = PACKAGE, *, lock: Path = LOCK) -> int:
+    """Fill `folder` anew with our code and its libraries; return its size in bytes. Raises `PackageRefused`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _install(folder, lock)
+    copy_ours(folder)
+    _strip(folder)
+    return check_package(folder)
+
+
+def copy_ours(folder: Path) -> None:
+    """Copy our own files into `folder`, without what runs only on a developer's machine."""
+    for name in OURS:
+        source = ROOT / name
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "event_source"))
+        else:
+            shutil.copy(source, target)
+
+
+def check_package(folder: Path) -> int:
+    """Return the size in bytes of a folder that can be deployed; else raise `PackageRefused`."""
+    if not (folder / "lambda_adapter" / "handler.py").exists():
+        raise PackageRefused(f"{folder}: no Lambda package there. Make it first: python -m infra.cdk.package")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > BYTES_MAX:
+        raise PackageRefused(f"{folder}: {size:,} bytes unzipped, at most {BYTES_MAX:,}: find what was added to {LOCK}")
+    return size
+
+
+def _install(folder: Path, lock: Path) -> None:
+    arguments = ["--target", str(folder), "--requirement", str(lock), "--require-hashes", "--no-deps", "--no-compile"]
+    platform = ["--only-binary", ":all:", "--python-version", "3.13", "--implementation", "cp", "--abi", "cp313"]
+    for manylinux in ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014"):
+        platform += ["--platform", f"{manylinux}_aarch64"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments, *platform]
+    subprocess.run(command, check=True)  # noqa: S603  # pip says itself what is wrong
+
+
+def _strip(folder: Path) -> None:
+    never_run = [path for pattern in ("**/__pycache__", "**/tests", "bin") for path in folder.glob(pattern)]
+    described = [path for library in ("botocore", "boto3") for path in (folder / library / "data").iterdir()]
+    never_called = [path for path in described if path.is_dir() and path.name not in SERVICES]
+    for path in never_run + never_called:
+        shutil.rmtree(path)
+
+
+if __name__ == "__main__":
+    print(f"{PACKAGE}: {make_package():,} bytes unzipped")
