@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lambda_adapter.insights import EXPIRES, Explained, expiry, is_unmet
+from lambda_adapter.insights import EXPIRES, Explained, expiry, is_unmet, model_used
 from lambda_adapter.records import Change
 from streams.contract import LinkcastError
 
@@ -84,8 +84,9 @@ class Alerts:
         self._published: set[str] = set()  # whose mark failed behind the publishing: to be marked and not sent again
 
     def merits(self, change: Change) -> bool:
-        """Whether a change is an alert."""
-        return change.change in ("opened", "worsened") and change.risk >= self._risk
+        """Whether a change is an alert. A language model's score never is: nobody is woken on a guess."""
+        is_guess = model_used(change.model) == "bedrock"
+        return change.change in ("opened", "worsened") and change.risk >= self._risk and not is_guess
 
     def count(self, change: Change) -> None:
         """Count an opened port of its node. Counting it again changes nothing: the item holds a set of ports."""
@@ -100,7 +101,7 @@ class Alerts:
                     ":expires": expiry(self._clock()),
                     ":max": PORTS_COUNTED_MAX,
                 },
-                ReturnValues="UPDATED_NEW",
+                ReturnValues="ALL_NEW",
             )
         except ClientError as error:
             if not is_unmet(error):

@@ -15,18 +15,21 @@ from typing import Any
 import boto3
 from aws_lambda_powertools import Logger, Metrics, Tracer
 from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.circuit_breaker import CircuitState, CircuitTransition
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambda_adapter.alerts import Alert, Alerts
 from lambda_adapter.batch import Failure, OrderedKafkaProcessor, records_of
+from lambda_adapter.bedrock import bedrock_client
 from lambda_adapter.dead_letters import DeadLetter, DeadLetters, DeadLetterUndelivered
-from lambda_adapter.enrichment import Enrichment, bedrock_client
+from lambda_adapter.enrichment import Enrichment
 from lambda_adapter.explanations import explain
 from lambda_adapter.insights import Insights
+from lambda_adapter.language_scorer import LanguageScorer
 from lambda_adapter.llm_limits import Budget, Cache, breaker_of
 from lambda_adapter.records import KafkaRecord, RecordRefused, Unscored, bytes_of, read
-from lambda_adapter.scoring import Scored, Scorer, breaker_store, sagemaker_endpoint
+from lambda_adapter.scoring import Endpoint, Scored, Scorer, breaker_store, sagemaker_endpoint
 from lambda_adapter.settings import Settings
 from streams.contract import LinkcastError
 
@@ -106,7 +109,7 @@ class _Invocation:
             _count("Heartbeats", 1)
 
     def _take_unscored(self, raw: Mapping[str, Any], record: Unscored) -> None:
-        scored = self._of.scorer.score(record)
+        scored = self._of.scorer.score(record, self._left_ms())
         if scored.change.change and not self._of.insights.announces(scored.change, self._of.clock()):
             scored = Scored(scored.change.model_copy(update={"change": None}), scored.by)
         self._take_change(raw, scored)
@@ -216,16 +219,7 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
     """Wire an adapter to AWS."""
     dynamodb = session.resource("dynamodb", config=client_config(3))
     table = dynamodb.Table(settings.table)
-    endpoint = None
-    if settings.endpoint:
-        # One attempt: the breaker counts, and the rules answer sooner than a second one would.
-        sagemaker = session.client("sagemaker-runtime", config=client_config(1))
-        store = breaker_store(dynamodb.meta.client, settings.table)
-        endpoint = sagemaker_endpoint(sagemaker, settings.endpoint, store)
-    enrichment = None
-    if settings.bedrock_model:
-        breaker = breaker_of(dynamodb.meta.client, settings.table, settings.bedrock_model)
-        enrichment = Enrichment(bedrock_client(), settings.bedrock_model, breaker, Budget(table), Cache(table))
+    enrichment = _enrichment(settings, dynamodb.meta.client, table)
     return Adapter(
         insights=Insights(table),
         alerts=Alerts(
@@ -242,10 +236,34 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
             security_protocol=settings.security_protocol,
             sasl_mechanism=settings.sasl_mechanism,
         ),
-        scorer=Scorer(endpoint=endpoint),
+        scorer=Scorer(
+            endpoint=_endpoint(settings, session, dynamodb.meta.client),
+            language_model=LanguageScorer(enrichment.bedrock) if enrichment else None,
+        ),
         enrichment=enrichment,
         clock=_now_ms,
     )
+
+
+def _endpoint(settings: Settings, session: boto3.session.Session, dynamodb: Any) -> Endpoint | None:
+    if not settings.endpoint:
+        return None
+    # One attempt: the breaker counts, and the rules answer sooner than a second one would.
+    sagemaker = session.client("sagemaker-runtime", config=client_config(1))
+    return sagemaker_endpoint(sagemaker, settings.endpoint, breaker_store(dynamodb, settings.table), _on_transition)
+
+
+def _enrichment(settings: Settings, dynamodb: Any, table: Any) -> Enrichment | None:
+    if not settings.bedrock_model:
+        return None
+    breaker = breaker_of(dynamodb, settings.table, settings.bedrock_model, on_transition=_on_transition)
+    return Enrichment(bedrock_client(), settings.bedrock_model, breaker, Budget(table), Cache(table))
+
+
+def _on_transition(transition: CircuitTransition) -> None:
+    if transition.to_state == CircuitState.OPEN:
+        _count("BreakerOpened", 1)
+        logger.error("circuit opened: asked again after its pause", circuit=transition.circuit_name)
 
 
 @cache

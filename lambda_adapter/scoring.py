@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from aws_lambda_powertools.utilities.circuit_breaker import (
     CircuitBreakerConfig,
     CircuitBreakerOpenError,
+    CircuitTransition,
     circuit_breaker,
 )
 from aws_lambda_powertools.utilities.circuit_breaker.persistence import (
@@ -29,6 +30,7 @@ OPENED_FROM_RISK = 60.0
 EPISODE_MS = 60 * 60 * 1000
 
 By = Literal["record", "endpoint", "bedrock", "rules"]
+Endpoint = Callable[[Unscored], Score]
 
 
 class EndpointFailed(LinkcastError):
@@ -50,7 +52,7 @@ class Scored(NamedTuple):
 class LanguageModel(Protocol):
     """Scores what nothing else could; None where it may not or can't."""
 
-    def score(self, record: Unscored) -> Score | None: ...
+    def score(self, record: Unscored, left_ms: int | None) -> Score | None: ...
 
 
 class Scorer:
@@ -59,20 +61,23 @@ class Scorer:
     def __init__(
         self,
         *,
-        endpoint: Callable[[Unscored], Score] | None = None,
+        endpoint: Endpoint | None = None,
         language_model: LanguageModel | None = None,
     ) -> None:
         self._endpoint, self._language_model = endpoint, language_model
         self._rules = load_rules()
 
-    def score(self, record: Unscored) -> Scored:
-        """Return a score from the first in the order that has one; the rules always have."""
+    def score(self, record: Unscored, left_ms: int | None = None) -> Scored:
+        """Return a score from the first in the order that has one; the rules always have.
+
+        `left_ms` is what is left of the invocation: a language model is asked only if it can answer within it.
+        """
         if self._endpoint:
             try:
                 return _scored(record, self._endpoint(record), "endpoint")
             except (CircuitBreakerOpenError, BotoCoreError, ClientError, EndpointFailed):
                 pass  # counted: the metric of fallbacks is of who scored
-        if self._language_model and (score := self._language_model.score(record)):
+        if self._language_model and (score := self._language_model.score(record, left_ms)):
             return _scored(record, score, "bedrock")
         return _scored(record, rule_score(self._rules, record.known), "rules")
 
@@ -99,14 +104,24 @@ def _scored(record: Unscored, score: Score, by: By) -> Scored:
     )
 
 
-def sagemaker_endpoint(client: Any, name: str, store: CircuitBreakerPersistenceLayer) -> Callable[[Unscored], Score]:
+def sagemaker_endpoint(
+    client: Any,
+    name: str,
+    store: CircuitBreakerPersistenceLayer,
+    on_transition: Callable[[CircuitTransition], None] | None = None,
+) -> Endpoint:
     """Return the endpoint as a function behind its breaker.
 
     It raises `EndpointFailed`, botocore's errors, or `CircuitBreakerOpenError` without asking. After 5 failures in a
     row it is left alone for 30 s; then one Lambda of all tries it.
     """
 
-    @circuit_breaker(name=f"endpoint-{name}", persistence_store=store, config=CircuitBreakerConfig(success_threshold=1))
+    @circuit_breaker(
+        name=f"endpoint-{name}",
+        persistence_store=store,
+        config=CircuitBreakerConfig(success_threshold=1),
+        on_transition=on_transition,
+    )
     def invoke(record: Unscored) -> Score:
         answer = client.invoke_endpoint(
             EndpointName=name,

@@ -12,9 +12,10 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from lambda_adapter.alerts import Alerts
-from lambda_adapter.handler import Adapter
+from lambda_adapter.handler import Adapter, metrics
 from lambda_adapter.insights import TABLE, Insights
 from lambda_adapter.scoring import Scorer
+from tests.lambda_adapter.bedrock_server import BedrockServer
 from tests.lambda_adapter.samples import BUS, NOW_MS, Bus, Letters
 
 
@@ -93,3 +94,26 @@ def adapter(table: Any, bus: Bus, letters: Letters, clock: list[int]) -> Adapter
         enrichment=None,
         clock=lambda: clock[0],
     )
+
+
+@pytest.fixture
+def bedrock(monkeypatch: pytest.MonkeyPatch) -> Iterator[BedrockServer]:
+    server = BedrockServer()
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.ended.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's pause before its retry, up to a second, is nobody's claim here."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+
+
+@pytest.fixture(autouse=True)
+def no_metrics() -> None:
+    """What another test counted is not this one's."""
+    metrics.clear_metrics()

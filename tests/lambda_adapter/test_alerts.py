@@ -44,6 +44,13 @@ def test_an_episode_is_alerted_once_a_band(adapter, bus):
     ]
 
 
+def test_a_language_model_s_score_wakes_nobody(adapter, table, bus):
+    adapter.handle(event(prediction(model="bedrock:some-model", risk=99.0)), None)
+
+    assert bus.entries == []
+    assert [item["model_used"] for item in table.scan()["Items"] if "model_used" in item] == ["bedrock"]
+
+
 def test_a_refused_entry_has_its_record_come_again_and_the_others_are_not_repeated(adapter, bus):
     refuse = {"leaf/2", "leaf/3"}
     by_stream = lambda entry: any(f'"{stream}"' in entry["Detail"] for stream in refuse)  # noqa: E731

@@ -2,7 +2,7 @@ from random import Random
 
 from bench import edge_cost
 from lambda_adapter.llm_limits import Budget, Cache, Remembered
-from tests.lambda_adapter.test_enrichment import Clock, aws, table  # noqa: F401
+from tests.lambda_adapter.bedrock_server import Clock
 
 
 def test_bench_edge_cost_small():  # part of the ordinary suite, so that the figure can't rot
@@ -25,7 +25,7 @@ def test_more_calls_cost_more_and_all_calls_cost_as_much_as_the_model_alone():
     assert few.llm_only_usd == many.llm_only_usd < all_of_them.ours_usd
 
 
-def outcomes(table, seed):  # noqa: F811
+def outcomes(table, seed):
     """What the limits say to a random sequence of asks."""
     rng, clock = Random(seed), Clock()
     budget = Budget(table, per_minute=3, per_day=10, clock=clock)
@@ -44,5 +44,5 @@ def outcomes(table, seed):  # noqa: F811
                 yield cache.read(node, "latency_spike")
 
 
-def test_the_bench_s_table_answers_the_limits_as_dynamodb_does(table):  # noqa: F811
+def test_the_bench_s_table_answers_the_limits_as_dynamodb_does(table):
     assert list(outcomes(edge_cost._Table(), seed=3)) == list(outcomes(table, seed=3))

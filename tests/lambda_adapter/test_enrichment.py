@@ -3,16 +3,13 @@
 import json
 import logging
 import multiprocessing
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
 import boto3
 import pytest
 from botocore.stub import Stubber
 from hypothesis import given
-from moto.server import ThreadedMotoServer
 
 from lambda_adapter import bedrock as asking
 from lambda_adapter import enrichment
@@ -29,113 +26,10 @@ from lambda_adapter.enrichment import (
 from lambda_adapter.explanations import ACTIONS_MAX, LINE_CHARS_MAX, RULES_MODEL, TEXT_CHARS_MAX, explain
 from lambda_adapter.llm_limits import Budget, Cache, Remembered, breaker_of
 from streams.contract import FAULT_CLASSES
+from tests.lambda_adapter.bedrock_server import NOON, SUMMARY, Clock, reply
 from tests.lambda_adapter.test_explanations import CHANGES, change
 
-REGION = "eu-central-1"
-SUMMARY = "Errors rise on one side while bandwidth falls, which fits a marginal connector more than congestion."
-ANSWER = {"summary": SUMMARY, "actions": ["Compare with the peer's module."]}
-NOON = 1_767_268_800  # s, a whole day and minute plus 12 h
-
-
-def reply(answer=ANSWER, stop="tool_use", name="explain"):
-    content = [{"toolUse": {"toolUseId": "t1", "name": name, "input": answer}}]
-    return {
-        "output": {"message": {"role": "assistant", "content": content}},
-        "stopReason": stop,
-        "usage": {"inputTokens": 700, "outputTokens": 90, "totalTokens": 790},
-        "metrics": {"latencyMs": 5},
-    }
-
-
-class Bedrock(ThreadingHTTPServer):
-    """Answers each request with `answer`: a status, a body, and an error's name; None is an answer that never comes."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Request)
-        self.requests, self.ended = [], threading.Event()
-        self.answer = (200, reply(), None)
-
-    def fails(self, status, error):
-        self.answer = (status, {"message": "no"}, error)
-
-
-class _Request(BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.server.requests.append(self.rfile.read(int(self.headers["content-length"])))
-        if self.server.answer is None:
-            self.server.ended.wait()
-            return
-        status, body, error = self.server.answer
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(raw)))
-        if error:
-            self.send_header("x-amzn-errortype", error)
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def aws():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_DEFAULT_REGION", REGION)
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://{host}:{port}")
-        yield
-        server.stop()
-
-
-@pytest.fixture
-def table():
-    table = boto3.resource("dynamodb").create_table(
-        TableName=f"insights-{uuid4().hex}",
-        KeySchema=[
-            {"AttributeName": "entity_id", "KeyType": "HASH"},
-            {"AttributeName": "timestamp", "KeyType": "RANGE"},
-        ],
-        AttributeDefinitions=[
-            {"AttributeName": "entity_id", "AttributeType": "S"},
-            {"AttributeName": "timestamp", "AttributeType": "S"},
-        ],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    yield table
-    table.delete()
-
-
-@pytest.fixture
-def bedrock(monkeypatch):
-    server = Bedrock()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.ended.set()
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
-    """The client's pause before its retry, up to a second, is nobody's claim here."""
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
-
-
-class Clock:
-    def __init__(self):
-        self.now = float(NOON)
-
-    def __call__(self):
-        return self.now
+pytestmark = pytest.mark.usefixtures("aws", "no_pause")
 
 
 def enrichment_of(table, client=None, *, per_minute=1_000, per_day=1_000, clock=None, model=None):
@@ -503,7 +397,7 @@ def test_the_longest_answer_about_any_change_stays_within_the_bounds_of_an_expla
 
 
 def test_the_client_gives_up_in_time():
-    config = bedrock_client(REGION).meta.config
+    config = bedrock_client().meta.config
 
     assert (config.connect_timeout, config.read_timeout) == (2, 10)
     assert config.retries["total_max_attempts"] == 2

@@ -168,7 +168,6 @@ def test_no_text_of_telemetry_gets_into_a_log_or_a_header(adapter, letters, logg
     assert "secret" not in letters.sent[0].why.detail
 
 
-@pytest.mark.parametrize("records", [{}, {"t-0": []}], ids=["no partition", "no record"])
 def test_an_error_nobody_foresaw_is_reported_without_its_words(adapter, logged):
     def quotes(change, *_rest):
         raise RuntimeError(f"secret {change.stream_id}")
@@ -197,6 +196,7 @@ def test_a_change_is_explained_by_the_language_model_where_there_is_one(adapter,
     assert not adapter.enrichment.outcomes
 
 
+@pytest.mark.parametrize("records", [{}, {"t-0": []}], ids=["no partition", "no record"])
 def test_an_empty_batch_gets_an_empty_response(adapter, records):
     assert adapter.handle({"eventSource": "SelfManagedKafka", "records": records}, None) == ALL_DONE
 
@@ -329,6 +329,7 @@ def test_the_function_wires_itself_from_its_environment(aws, table, monkeypatch,
     assert {figure["_aws"]["CloudWatchMetrics"][0]["Namespace"] for figure in figures} == {"linkcast"}
 
 
+@pytest.mark.filterwarnings("ignore:No application metrics to publish")
 def test_the_function_without_its_environment_says_what_to_set(aws, monkeypatch):
     for name in ("TABLE", "BUS", "DEAD_TOPIC", "BOOTSTRAP"):
         monkeypatch.delenv(f"LINKCAST_{name}", raising=False)

@@ -8,7 +8,9 @@ from lambda_adapter.bedrock import Bedrock, bedrock_client
 from lambda_adapter.language_scorer import LanguageScorer
 from lambda_adapter.llm_limits import Budget, Cache, breaker_of
 from lambda_adapter.records import Unscored
-from tests.lambda_adapter.test_enrichment import NOON, aws, bedrock, no_pause, reply, table  # noqa: F401
+from tests.lambda_adapter.bedrock_server import NOON, reply
+
+pytestmark = pytest.mark.usefixtures("aws", "no_pause")
 
 JUDGED = {"fault": "latency_spike", "risk": 71.5, "confidence": 0.6}
 
@@ -18,7 +20,7 @@ def unscored(node="leaf-012", port=17):
     return Unscored(stream_id=f"{node}/{port}", ts=0, src="0:0:0", features=features)
 
 
-def scorer_of(table, client=None, *, per_minute=1_000):  # noqa: F811
+def scorer_of(table, client=None, *, per_minute=1_000):
     model = f"model-{uuid4().hex}"
     return LanguageScorer(
         Bedrock(
@@ -31,7 +33,7 @@ def scorer_of(table, client=None, *, per_minute=1_000):  # noqa: F811
     )
 
 
-def test_a_judgement_is_a_score_that_names_its_maker(table, bedrock):  # noqa: F811
+def test_a_judgement_is_a_score_that_names_its_maker(table, bedrock):
     bedrock.answer = (200, reply(JUDGED, name="judge"), None)
 
     score = scorer_of(table).score(unscored())
@@ -55,7 +57,7 @@ def test_a_judgement_is_a_score_that_names_its_maker(table, bedrock):  # noqa: F
         {"risk": 5.0},
     ],
 )
-def test_a_judgement_out_of_its_form_is_none(table, judged):  # noqa: F811
+def test_a_judgement_out_of_its_form_is_none(table, judged):
     client = bedrock_client()
     with Stubber(client) as stub:
         stub.add_response("converse", reply(judged, name="judge"), dict.fromkeys(("modelId", "messages"), ANY) | REST)
@@ -66,7 +68,7 @@ def test_a_judgement_out_of_its_form_is_none(table, judged):  # noqa: F811
 REST = dict.fromkeys(("system", "inferenceConfig", "toolConfig"), ANY)
 
 
-def test_while_the_endpoint_is_down_the_model_judges_as_many_events_as_the_budget_has(table, bedrock):  # noqa: F811
+def test_while_the_endpoint_is_down_the_model_judges_as_many_events_as_the_budget_has(table, bedrock):
     bedrock.answer = (200, reply(JUDGED, name="judge"), None)
     scorer = scorer_of(table, per_minute=10)
     scores = [scorer.score(unscored(f"leaf-{event % 100:03}", event)) for event in range(200)]
@@ -75,7 +77,7 @@ def test_while_the_endpoint_is_down_the_model_judges_as_many_events_as_the_budge
     assert sum(score is not None for score in scores) == 10
 
 
-def test_a_model_that_is_down_leaves_every_event_to_the_rules(table, bedrock):  # noqa: F811
+def test_a_model_that_is_down_leaves_every_event_to_the_rules(table, bedrock):
     bedrock.fails(503, "ServiceUnavailableException")
     scorer = scorer_of(table)
 

@@ -10,9 +10,11 @@ from botocore.stub import Stubber
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lambda_adapter import handler
 from lambda_adapter.records import Score, Unscored
 from lambda_adapter.rules import load_rules, operands_of, rule_score
 from lambda_adapter.scoring import Scorer, breaker_store, sagemaker_endpoint
+from lambda_adapter.settings import Settings
 from streams.contract import FEATURES
 from tests.lambda_adapter.samples import NOW_MS, event, prediction
 
@@ -126,7 +128,7 @@ def test_a_healed_endpoint_is_asked_again(names, store, monkeypatch):
 def test_a_language_model_is_asked_when_the_endpoint_is_down_and_before_the_rules(names, store):
     said = Score.model_validate(ANSWER | {"model": "bedrock:some-model"})
     for answer, by in ((said, "bedrock"), (None, "rules")):
-        model = SimpleNamespace(score=lambda _record, answer=answer: answer)
+        model = SimpleNamespace(score=lambda _record, _left_ms, answer=answer: answer)
         scorer = Scorer(endpoint=sagemaker_endpoint(Endpoint(BROKEN[0]), names, store), language_model=model)
 
         scored = scorer.score(Unscored.model_validate(unscored()))
@@ -148,15 +150,23 @@ def test_the_real_client_is_asked_as_the_container_takes_it(aws, names, store):
     assert score.risk == 91.5
 
 
-def test_the_fallback_rate_is_a_metric(adapter, names, store, capsys):
-    from lambda_adapter.handler import metrics
-
-    metrics.clear_metrics()
+def test_the_fallback_rate_is_a_metric(adapter, names, store):
     adapter.scorer = Scorer(endpoint=sagemaker_endpoint(Endpoint(BROKEN[0]), names, store))
     adapter.handle(event(*[prediction(src=f"0:{i}:0") for i in range(3)], unscored(9)), None)
 
-    assert metrics.metric_set["Fallback"]["Value"] == [0.0, 0.0, 0.0, 1.0]
-    metrics.clear_metrics()
+    assert handler.metrics.metric_set["Fallback"]["Value"] == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_circuit_that_opens_is_a_metric(aws, table, names, monkeypatch):
+    client = aws.client("sagemaker-runtime")
+    monkeypatch.setattr(client, "invoke_endpoint", Endpoint(BROKEN[0]).invoke_endpoint)
+    session = SimpleNamespace(client=lambda *_args, **_config: client)
+    settings = Settings(table=table.name, bus="b", dead_topic="d", bootstrap="b:1", endpoint=names)
+    scorer = Scorer(endpoint=handler._endpoint(settings, session, aws.client("dynamodb")))
+
+    for _ in range(7):
+        scorer.score(Unscored.model_validate(unscored()))
+    assert handler.metrics.metric_set["BreakerOpened"]["Value"] == [1.0]
 
 
 def test_a_stream_scored_here_is_announced_once_an_hour_and_band(adapter, table, bus):
