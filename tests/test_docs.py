@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 PAGES = sorted(
     path for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "decisions") for path in folder.glob("*.md")
 )  # fmt: skip
-PACKAGES = ("streams", "online", "offline", "infra")
+PACKAGES = ("streams", "online", "offline", "lambda_adapter", "infra")
 
 
 def leaves():
