@@ -119,6 +119,8 @@ def reject(
 
 def _unread(records: Records) -> dict[int, Refusal | None]:
     """Return the records that are not for the scanner of JSON: why they are refused, or None for Arrow sweeps."""
+    if len(records.data) <= VALUE_BYTES_MAX and b"\0" not in records.is_plain.tobytes():
+        return {}  # a small batch's arrays cost by the call and not by the record
     is_odd = ~records.is_plain | (records.value_size > VALUE_BYTES_MAX)
     odd = ((i, records[i]) for i in np.flatnonzero(is_odd).tolist())
     unread = ((i, record, _unread_refusal(record)) for i, record in odd)

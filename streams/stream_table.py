@@ -42,6 +42,11 @@ class StreamTable:
         """The streams by slot; the empty string where a slot is free."""
         return self.streams.names
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a new stream may have found no place: where it is not, each has a slot."""
+        return len(self.streams) >= self._streams_max
+
     def slots(self, stream_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the slots of streams, a new one for a new stream, and -1 for one stream too many; shape (n,)."""
         return self._with_room(self.streams.slots(stream_ids))
@@ -90,7 +95,8 @@ class StreamTable:
             self.windows, self._calendar, self._compiled_rules, columns.slot, columns.ts, metrics, columns.seen,
             np.empty(1, OPERAND_ROW), disposition, features.view(FEATURE_ROW).reshape(n), label, risk, confidence,
         )  # fmt: skip
-        event = np.flatnonzero(disposition == ROW)
+        # A small batch costs by the call: mostly each event gives a row.
+        event = np.flatnonzero(disposition == ROW) if disposition.any() else np.arange(n)
         m = len(event)
         rows = Rows(
             event, features[:m], label[:m], risk[:m], confidence[:m],

@@ -18,9 +18,9 @@ from streams.recovery import Resumed, resume
 from streams.snapshot import Chunks
 from streams.state_topic import TURNS, StateTopic
 
-INLINE_RECORDS_MAX, INLINE_BYTES_MAX = 256, 64 << 10
-"""A batch of at most so much takes a millisecond or two, and a thread would cost it half of that once more. Larger ones
-go to a thread, so that heartbeats live."""
+INLINE_RECORDS_MAX, INLINE_BYTES_MAX = 256, 80 << 10
+"""A batch of at most so much, keys included, takes a millisecond or two, and a thread would cost it half of that once
+more. Larger ones go to a thread, so that heartbeats live."""
 
 log = logging.getLogger(__name__)
 
@@ -161,4 +161,4 @@ class Task:
 
 
 def _is_small(records: Records) -> bool:
-    return len(records) <= INLINE_RECORDS_MAX and records.value_size.sum() <= INLINE_BYTES_MAX
+    return len(records) <= INLINE_RECORDS_MAX and len(records.data) <= INLINE_BYTES_MAX

@@ -28,6 +28,7 @@ from bench import (
 from bench.open_loop import Flow, Flowed
 from infra.command import main
 from infra.commands.bench import command
+from infra.commands.bench.figures import report
 from online.bundle import Calibration, Training, write_bundle
 from online.keys import load_or_create_key
 
@@ -80,6 +81,12 @@ def test_latency_times_each_event_to_its_one_prediction(bundle):
 
     assert 0 < figures["acknowledged"]["p50_ms"] < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
     assert figures["cpu_us_per_event"] > 0
+
+
+def test_figures_that_count_are_reported_and_nothing_stands_for_what_voids_them(capsys):
+    report({"p50_ms": 3.5, "void": None}, as_json=True)
+
+    assert json.loads(capsys.readouterr().out) == {"p50_ms": 3.5, "void": None}
 
 
 def test_latency_counts_from_when_an_event_was_due_however_late_it_left():

@@ -41,7 +41,7 @@ def report(figures: Mapping[str, object], as_json: bool) -> None:
     for name, figure in figures.items():
         rows = figure.items() if isinstance(figure, dict) else [("", figure)]
         for part, value in rows:
-            shown = f"{value:,}" if isinstance(value, int | float) else value
+            shown = f"{value:,}" if isinstance(value, int | float) else str(value)
             click.echo(f"{f'{name} {part}':<28}{shown:>20}", err=True)
     if as_json:
         click.echo(json.dumps(figures))
