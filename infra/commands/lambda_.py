@@ -32,7 +32,7 @@ def command() -> None:
 @click.option("--topic", help="To read; default: the prefix followed by 'predictions'.")
 @click.option(
     "--handler",
-    default="lambda_adapter.handler:handler",
+    default="lambda_adapter.handler:lambda_handler",
     show_default=True,
     metavar="MODULE:FUNCTION",
     help="What to invoke with (event, context).",
