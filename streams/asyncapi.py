@@ -46,6 +46,12 @@ PAYLOADS = {
         "Several messages a partition and flush where there are many rows.",
     ),
     "predictions": Payload(_NODE, contract.Prediction),
+    "predictions.dead": Payload(
+        "The key of the original record.",
+        None,
+        "application/octet-stream",
+        "The original bytes, at most 900 KiB of them, of what the Lambda adapter refused.",
+    ),
     "outcomes": Payload(_NODE, contract.Outcome),
     "labels": Payload(_NODE, contract.Label),
     "drift": Payload("The stream_id, or `fleet`.", contract.DriftAlarm),
@@ -61,7 +67,7 @@ PAYLOADS = {
     ),
 }
 
-_DEAD_HEADERS = {
+_DEAD_HEADERS: dict[str, Any] = {
     "type": "object",
     "required": ["reason", "detail", "topic", "partition", "offset", "index"],
     "properties": {
@@ -73,6 +79,17 @@ _DEAD_HEADERS = {
         "index": {"type": "string", "pattern": r"^\d+$", "description": "Place in its sweep; 0 for a lone event"},
     },
 }
+
+_REFUSED_HEADERS = {
+    "type": "object",
+    "required": ["reason", "detail", "topic", "partition", "offset", "bytes"],
+    "properties": {
+        **{name: _DEAD_HEADERS["properties"][name] for name in ("detail", "topic", "partition", "offset")},
+        "reason": {"type": "string"},
+        "bytes": {"type": "string", "pattern": r"^\d+$", "description": "Length of the original value, in decimal"},
+    },
+}
+_HEADERS = {"metrics.dead": _DEAD_HEADERS, "predictions.dead": _REFUSED_HEADERS}
 
 
 def document() -> dict[str, Any]:
@@ -121,8 +138,8 @@ def _message(name: str, payload: Payload) -> dict[str, Any]:
     }
     if payload.words:
         message["description"] = payload.words
-    if name == "metrics.dead":
-        message["headers"] = _DEAD_HEADERS
+    if name in _HEADERS:
+        message["headers"] = _HEADERS[name]
     return message
 
 

@@ -42,6 +42,7 @@ TOPICS = (
     Topic("metrics.dead", True, _kept(30, max_message_bytes=13 * MIB)),  # 12 MiB and the headers that say why
     Topic("features", True, _kept(30)),
     Topic("predictions", True, _kept(7)),
+    Topic("predictions.dead", False, _kept(30)),  # cut to what a record may hold; written by the Lambda adapter
     Topic("outcomes", True, _kept(90)),
     Topic("labels", True, _compacted()),
     Topic("drift", False, _kept(90)),
@@ -52,4 +53,4 @@ TOPICS = (
     Topic("rollout", False, _compacted(min_compaction_lag_ms=90 * DAY_MS)),
     Topic("state", True, _compacted()),
 )
-"""All topics of the design, in its order."""
+"""All topics of the design, in its order, and the adapter's dead letters."""

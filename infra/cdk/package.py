@@ -14,7 +14,7 @@ from streams.contract import LinkcastError
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "build" / "lambda"
 LOCK = ROOT / "requirements" / "lambda.txt"
-OURS = ("lambda_adapter", "streams/__init__.py", "streams/contract.py")
+OURS = ("lambda_adapter", "streams/__init__.py", "streams/contract.py", "streams/rules.toml")
 SERVICES = ("bedrock-runtime", "dynamodb", "events", "sagemaker-runtime", "sts")
 """AWS services that the Lambda calls. botocore describes some four hundred, in 25 MB."""
 BYTES_MAX = 35 * 1024 * 1024

@@ -13,7 +13,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 
 from infra.cdk.data import Data
-from infra.cdk.deployment import DEAD_TOPIC, Deployment
+from infra.cdk.deployment import Deployment
 from infra.cdk.network import Network
 from infra.cdk.policies import (
     ANYWHERE,
@@ -239,7 +239,7 @@ def _may_make_topics(kafka: KafkaNames) -> iam.PolicyStatement:
         "kafka-cluster:CreateTopic",
         "kafka-cluster:DescribeTopic",
         "kafka-cluster:DescribeTopicDynamicConfiguration",
-        on=[kafka.topic(name) for name in sorted({DEAD_TOPIC, *(topic.name for topic in TOPICS)})],
+        on=[kafka.topic(name) for name in sorted(topic.name for topic in TOPICS)],
     )
 
 

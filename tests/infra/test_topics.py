@@ -25,6 +25,7 @@ NAMES = [
     "metrics.dead",
     "features",
     "predictions",
+    "predictions.dead",
     "outcomes",
     "labels",
     "drift",
@@ -38,7 +39,7 @@ ODD = {"retention.ms": "1000", "cleanup.policy": "compact", "max.message.bytes":
 CO_PARTITIONED = {"metrics", "metrics.dead", "features", "predictions", "outcomes", "labels", "state"}
 
 
-def test_the_twelve_topics_of_the_design_are_declared():
+def test_the_topics_of_the_design_are_declared_and_the_adapters():
     assert [topic.name for topic in TOPICS] == NAMES
     assert {topic.name for topic in TOPICS if topic.follows_metrics} == CO_PARTITIONED
     assert {topic.name for topic in TOPICS if topic.config["cleanup.policy"] == "compact"} == {
