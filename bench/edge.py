@@ -8,13 +8,11 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +22,7 @@ import boto3
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType
 from botocore.awsrequest import AWSResponse
 
+from infra.cdk.package import copy_ours, strip
 from lambda_adapter import handler
 from lambda_adapter.alerts import Alerts
 from lambda_adapter.batch import OrderedKafkaProcessor
@@ -34,7 +33,6 @@ from lambda_adapter.scoring import Scorer
 
 _NOW_MS = 1_767_225_600_000
 _ROOT = Path(__file__).parents[1]
-_SERVICES = ("bedrock-runtime", "dynamodb", "events", "sagemaker-runtime", "sts")
 _TRIES_OF_POISON = 4
 _ACCESS = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "eu-central-1"}
 
@@ -228,7 +226,7 @@ def cold_start_s(starts: int, *, python_path: Path) -> float:
 def package(folder: Path, cold_starts: int = 5) -> dict[str, float]:
     """Install the `aws` extra for this machine into `folder`, as a Lambda's package; return its size and cold start.
 
-    Needs a package index. Left out is what never runs there: the other services' descriptions, tests, caches.
+    Needs a package index.
     """
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
@@ -237,19 +235,7 @@ def package(folder: Path, cold_starts: int = 5) -> dict[str, float]:
     ]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(folder)]
     subprocess.run([*pip, *wanted], check=True)
-    for unused in _unused(folder):
-        shutil.rmtree(unused)
-    hidden = shutil.ignore_patterns("__pycache__", "event_source")
-    shutil.copytree(_ROOT / "lambda_adapter", folder / "lambda_adapter", ignore=hidden)
-    (folder / "streams").mkdir()
-    for name in ("__init__.py", "contract.py", "rules.toml"):
-        shutil.copy(_ROOT / "streams" / name, folder / "streams")
+    strip(folder)
+    copy_ours(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {"package_mb": round(size / 1e6, 1), "package_cold_start_s": cold_start_s(cold_starts, python_path=folder)}
-
-
-def _unused(folder: Path) -> Iterator[Path]:
-    yield from [path for name in ("__pycache__", "tests") for path in folder.rglob(name)]
-    for library in ("botocore", "boto3"):
-        described = folder / library / "data"
-        yield from [path for path in described.iterdir() if path.is_dir() and path.name not in _SERVICES]

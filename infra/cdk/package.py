@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "build" / "lambda"
 LOCK = ROOT / "requirements" / "lambda.txt"
 OURS = ("lambda_adapter", "streams/__init__.py", "streams/contract.py", "streams/rules.toml")
-SERVICES = ("bedrock-runtime", "dynamodb", "events", "sagemaker-runtime", "sts")
-"""AWS services that the Lambda calls. botocore describes some four hundred, in 25 MB."""
+SERVICES = ("bedrock-runtime", "dynamodb", "events", "sagemaker-runtime", "sts", "xray")
+"""AWS services that the Lambda calls, the last by its tracer. botocore describes some four hundred, in 25 MB."""
 BYTES_MAX = 35 * 1024 * 1024
 """Unzipped: it decides how long a cold start takes. Lambda's own limit is 250 MB."""
 
@@ -31,7 +31,7 @@ def make_package(folder: Path = PACKAGE, *, lock: Path = LOCK) -> int:
     folder.mkdir(parents=True)
     _install(folder, lock)
     copy_ours(folder)
-    _strip(folder)
+    strip(folder)
     return check_package(folder)
 
 
@@ -66,7 +66,8 @@ def _install(folder: Path, lock: Path) -> None:
     subprocess.run(command, check=True)  # noqa: S603  # pip says itself what is wrong
 
 
-def _strip(folder: Path) -> None:
+def strip(folder: Path) -> None:
+    """Remove what never runs in Lambda: tests, caches, commands, the descriptions of services that it does not call."""
     never_run = [path for pattern in ("**/__pycache__", "**/tests", "bin") for path in folder.glob(pattern)]
     described = [path for library in ("botocore", "boto3") for path in (folder / library / "data").iterdir()]
     never_called = [path for path in described if path.is_dir() and path.name not in SERVICES]
