@@ -17,8 +17,9 @@ from aws_cdk import aws_sqs as sqs
 from infra.cdk.data import Data
 from infra.cdk.deployment import DEAD_TOPIC, Deployment
 from infra.cdk.network import Network
+from infra.cdk.package import HANDLER
 from infra.cdk.policies import ANYWHERE, allow, kafka_group, kafka_read, kafka_write, role, write_logs
-from infra.cdk.worker import kafka_environment
+from infra.cdk.worker import kafka_login
 from streams.topics import TOPICS
 
 FUNCTION = "linkcast-adapter"
@@ -92,7 +93,7 @@ def _function(
         description="Predictions to insights and alerts",
         runtime=lambda_.Runtime.PYTHON_3_13,
         architecture=lambda_.Architecture.ARM_64,
-        handler="lambda_adapter.handler.handler",
+        handler=HANDLER,
         code=lambda_.Code.from_asset(str(package)),
         role=role(stack, "AdapterRole", service="lambda.amazonaws.com", statements=may).without_policy_updates(),
         environment=_environment(deployment, data, bus),
@@ -110,13 +111,12 @@ def _function(
 
 
 def _environment(deployment: Deployment, data: Data, bus: events.EventBus) -> dict[str, str]:
-    kafka = kafka_environment(deployment, data.bootstrap)
     optional = {
         "LINKCAST_ENDPOINT": ENDPOINT if deployment.model_data else "",
         "LINKCAST_BEDROCK_MODEL": deployment.bedrock_model,
     }
     return {
-        **kafka,
+        **kafka_login(data.bootstrap),
         "LINKCAST_TABLE": data.table.table_name,
         "LINKCAST_BUS": bus.event_bus_name,
         "LINKCAST_DEAD_TOPIC": f"{deployment.prefix}{DEAD_TOPIC}",

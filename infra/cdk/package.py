@@ -14,6 +14,9 @@ from streams.contract import LinkcastError
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "build" / "lambda"
 LOCK = ROOT / "requirements" / "lambda.txt"
+HANDLER = "lambda_adapter.handler.lambda_handler"
+PYTHON = "3.13"
+"""Of Lambda: what the lock was resolved for."""
 OURS = ("lambda_adapter", "streams/__init__.py", "streams/contract.py", "streams/rules.toml")
 SERVICES = ("bedrock-runtime", "dynamodb", "events", "sagemaker-runtime", "sts", "xray")
 """AWS services that the Lambda calls, the last by its tracer. botocore describes some four hundred, in 25 MB."""
@@ -32,6 +35,11 @@ def make_package(folder: Path = PACKAGE, *, lock: Path = LOCK) -> int:
     _install(folder, lock)
     copy_ours(folder)
     strip(folder)
+    if not compile_for_lambda(folder):
+        print(
+            f"no python{PYTHON} here: the package goes without bytecode, and each cold start compiles it",
+            file=sys.stderr,
+        )
     return check_package(folder)
 
 
@@ -59,7 +67,7 @@ def check_package(folder: Path) -> int:
 
 def _install(folder: Path, lock: Path) -> None:
     arguments = ["--target", str(folder), "--requirement", str(lock), "--require-hashes", "--no-deps", "--no-compile"]
-    platform = ["--only-binary", ":all:", "--python-version", "3.13", "--implementation", "cp", "--abi", "cp313"]
+    platform = ["--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp", "--abi", "cp313"]
     for manylinux in ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014"):
         platform += ["--platform", f"{manylinux}_aarch64"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments, *platform]
@@ -73,6 +81,21 @@ def strip(folder: Path) -> None:
     never_called = [path for path in described if path.is_dir() and path.name not in SERVICES]
     for path in never_run + never_called:
         shutil.rmtree(path)
+
+
+def compile_for_lambda(folder: Path) -> bool:
+    """Put bytecode of Lambda's Python beside the sources; False where this machine has no such Python.
+
+    /var/task can't be written to: without this every cold start would compile all that it imports.
+    """
+    # Unchecked, as the archive changes the files' times; by Lambda's paths, for tracebacks and the same bytes anywhere.
+    compiled = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/var/task"]
+    python = shutil.which(f"python{PYTHON}")
+    # A name on the PATH may be a version manager's, for a Python that is not chosen here.
+    if not python or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:  # noqa: S603
+        return False
+    subprocess.run([python, *compiled, str(folder)], check=True)  # noqa: S603
+    return True
 
 
 if __name__ == "__main__":

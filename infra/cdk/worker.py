@@ -197,7 +197,7 @@ def _container(
         "linkcast",
         image=ecs.ContainerImage.from_docker_image_asset(shared.image),
         command=list(command),
-        environment=kafka_environment(shared.deployment, shared.data.bootstrap) | {"LINKCAST_HOME": "/tmp/linkcast"},  # noqa: S108
+        environment=_environment(shared.deployment, shared.data.bootstrap) | {"LINKCAST_HOME": "/tmp/linkcast"},  # noqa: S108
         readonly_root_filesystem=True,
         logging=ecs.LogDrivers.aws_logs(stream_prefix="linkcast", log_group=group),
         health_check=check if is_checked else None,
@@ -205,15 +205,17 @@ def _container(
     )
 
 
-def kafka_environment(deployment: Deployment, bootstrap: str) -> dict[str, str]:
+def kafka_login(bootstrap: str) -> dict[str, str]:
     """Return how a process inside the VPC speaks to the cluster."""
     return {
         "LINKCAST_BOOTSTRAP": bootstrap,
         "LINKCAST_SECURITY_PROTOCOL": "SASL_SSL",
         "LINKCAST_SASL_MECHANISM": "AWS_MSK_IAM",
-        "LINKCAST_AWS_REGION": deployment.region,
-        "LINKCAST_PREFIX": deployment.prefix,
     }
+
+
+def _environment(deployment: Deployment, bootstrap: str) -> dict[str, str]:
+    return kafka_login(bootstrap) | {"LINKCAST_AWS_REGION": deployment.region, "LINKCAST_PREFIX": deployment.prefix}
 
 
 def _topics_command(deployment: Deployment) -> list[str]:

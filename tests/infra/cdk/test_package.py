@@ -2,25 +2,45 @@
 
 import subprocess
 import sys
+from importlib.util import MAGIC_NUMBER
 
 import pytest
 
-from infra.cdk.package import BYTES_MAX, LOCK, PackageRefused, check_package, copy_ours
+from infra.cdk.package import (
+    BYTES_MAX,
+    HANDLER,
+    LOCK,
+    PYTHON,
+    PackageRefused,
+    check_package,
+    compile_for_lambda,
+    copy_ours,
+)
 
 IMPORTED = """
 import sys
 sys.path.insert(0, {folder!r})
-import lambda_adapter.handler
+from pkgutil import resolve_name
+from types import SimpleNamespace
+handler = resolve_name({handler!r})
+context = SimpleNamespace(
+    function_name="f",
+    memory_limit_in_mb=512,
+    invoked_function_arn="a",
+    aws_request_id="1",
+    get_remaining_time_in_millis=lambda: 60_000,
+)
+answer = handler({{"eventSource": "aws:kafka", "records": {{}}}}, context)
 ours = [m for name, m in sys.modules.items() if name.split(".")[0] in ("lambda_adapter", "streams")]
 elsewhere = [m.__file__ for m in ours if not m.__file__.startswith({folder!r})]
 heavy = [name for name in ("numpy", "aiokafka", "xgboost", "pyarrow") if name in sys.modules]
-print(len(ours), elsewhere, heavy)
+print(bool(ours), elsewhere, heavy, answer)
 """
 
 
-def test_the_copied_files_are_all_that_the_handler_needs_of_ours(tmp_path):
+def test_the_copied_files_are_all_of_ours_that_lambdas_handler_needs_to_answer(tmp_path):
     copy_ours(tmp_path)
-    script = IMPORTED.format(folder=str(tmp_path))
+    script = IMPORTED.format(folder=str(tmp_path), handler=HANDLER)
     environment = {
         "PATH": "",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -36,7 +56,34 @@ def test_the_copied_files_are_all_that_the_handler_needs_of_ours(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.split(" ", 1)[1].strip() == "[] []"
+    assert done.stdout.splitlines()[-1] == "True [] [] {'batchItemFailures': []}"
+
+
+def test_the_package_goes_with_bytecode_that_stays_valid_whatever_an_archive_makes_of_its_times(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / f"python{PYTHON}").symlink_to(sys.executable)  # as good as Lambda's for what is asked here
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    folder = tmp_path / "package"
+    copy_ours(folder)
+
+    assert compile_for_lambda(folder)
+
+    (compiled,) = folder.glob("lambda_adapter/__pycache__/handler.*.pyc")
+    magic, flags = compiled.read_bytes()[:4], int.from_bytes(compiled.read_bytes()[4:8], "little")
+    assert (magic, flags) == (MAGIC_NUMBER, 0b01)  # by hash, and not checked
+    assert b"/var/task/lambda_adapter/handler.py" in compiled.read_bytes()
+    assert str(folder).encode() not in compiled.read_bytes()
+
+
+def test_a_name_that_starts_no_python_leaves_the_package_as_it_was(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    shim = tmp_path / "bin" / f"python{PYTHON}"
+    shim.write_text("#!/bin/sh\nexit 127\n", "utf-8")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    assert not compile_for_lambda(tmp_path)
+    assert not list(tmp_path.rglob("*.pyc"))
 
 
 def test_the_lock_brings_neither_numpy_nor_a_model():

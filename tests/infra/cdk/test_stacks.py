@@ -1,5 +1,7 @@
 """What the templates must say, whatever else changes in them."""
 
+import ast
+import inspect
 import json
 import re
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.cdk.deployment import DEAD_TOPIC
+from infra.cdk.package import HANDLER
+from lambda_adapter import handler
 from lambda_adapter.insights import EXPIRES, TABLE
 from lambda_adapter.settings import Settings
 from streams.topics import TOPICS
@@ -63,7 +67,7 @@ def test_the_function_has_a_bounded_time_and_number(checked):
     assert function["Timeout"] <= 60
     assert function["ReservedConcurrentExecutions"] == 10
     assert (function["Runtime"], function["Architectures"]) == ("python3.13", ["arm64"])
-    assert function["Handler"] == "lambda_adapter.handler.handler"
+    assert function["Handler"] == HANDLER
     assert function["KmsKeyArn"]
 
 
@@ -78,6 +82,15 @@ def test_the_function_starts_with_the_environment_that_it_is_given(checked, depl
     assert (settings.security_protocol, settings.sasl_mechanism) == ("SASL_SSL", "AWS_MSK_IAM")
     assert settings.endpoint == ("linkcast" if deployment == "full" else None)
     assert (settings.bedrock_model is None) == (deployment == "first")
+    assert DEAD_TOPIC in {topic.name for topic in TOPICS}
+
+
+def test_the_function_is_given_no_variable_that_nobody_reads_and_every_one_that_has_no_fixed_value(checked):
+    function = only(checked.full["adapter"], "AWS::Lambda::Function")
+    known = set(re.findall(r"LINKCAST_\w+", inspect.getsource(Settings.from_environment)))
+
+    assert known - function["Environment"]["Variables"].keys() == {"LINKCAST_INCIDENT_PORTS"}  # a leaf's, not a site's
+    assert function["Environment"]["Variables"].keys() <= known
 
 
 def test_the_table_is_the_one_that_the_code_declares(checked):
@@ -214,6 +227,36 @@ def test_each_alarm_tells_somebody_and_has_its_section_in_the_runbook(checked):
     assert {alarm["AlarmName"].removeprefix("linkcast-") for alarm in alarms} == sections
     for alarm in alarms:
         assert f"docs/deploy.md#{alarm['AlarmName'].removeprefix('linkcast-').lower()}" in alarm["AlarmDescription"]
+
+
+def test_alarms_and_dashboard_ask_for_metrics_that_the_handler_emits(checked):
+    watch = checked.full["watch"]
+    alarmed = {
+        alarm["MetricName"]: alarm["Dimensions"]
+        for alarm in of_type(watch, "AWS::CloudWatch::Alarm")
+        if alarm.get("Namespace") == handler.metrics.provider.namespace
+    }
+    body = only(watch, "AWS::CloudWatch::Dashboard")["DashboardBody"]["Fn::Join"][1]
+    shown = re.findall(
+        r'\["linkcast","(\w+)","service","linkcast"', "".join(part for part in body if isinstance(part, str))
+    )
+
+    assert alarmed.keys() == {"DeadLetters", "PartitionsHeldUp", "BreakerOpened", "Fallback"}
+    assert {"Insights", "Alerts"} <= set(shown)
+    assert alarmed.keys() | set(shown) <= emitted()
+    for dimensions in alarmed.values():
+        assert dimensions == [{"Name": "service", "Value": handler.metrics.provider.service}]
+
+
+def emitted():
+    """Return the names that the handler's source counts under, those made of two parts left out."""
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(handler))) if isinstance(node, ast.Call)]
+    counted = [call.args[0] for call in calls if getattr(call.func, "id", "") == "_count"]
+    added = [
+        k.value for c in calls if getattr(c.func, "attr", "") == "add_metric" for k in c.keywords if k.arg == "name"
+    ]
+    named = [name for name in [*counted, *added] if isinstance(name, ast.Constant | ast.IfExp)]
+    return {node.value for name in named for node in ast.walk(name) if isinstance(node, ast.Constant)}
 
 
 def test_the_budget_tells_before_it_is_spent(checked):
