@@ -17,10 +17,11 @@ import tempfile
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil  # type: ignore[import-untyped]
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -38,6 +39,8 @@ FOLDER = "LINKCAST_EDGE_SOAK"
 
 Id = tuple[int, int]
 """Partition and offset."""
+Value = Callable[[int], bytes | None]
+"""The bytes of a record by its number."""
 
 
 class SoakFailed(LinkcastError):
@@ -66,7 +69,8 @@ class Soak(NamedTuple):
 def bench(
     *, records: int = 100_000, kills: int = 3, batch_size: int = 100, runtime: bool = False,
     kafka: KafkaSettings | None = None, handler: str = "bench.edge_soak:handler",
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None, value_of: Value = lambda i: b'{"i":%d}' % i,
+    time_out_s: float = TIME_OUT_S, concurrency: int = 1,
 ) -> dict[str, object]:  # fmt: skip
     """Let the adapter work off `records` while it fails by plan and is killed `kills` times.
 
@@ -74,15 +78,19 @@ def bench(
     `given_up_wrongly` and `beyond_bound` are to be 0.
     """
     plan = draw(records)
+    how = (
+        "--handler", handler, "--batch-size", str(batch_size), "--timeout-s", str(time_out_s),
+        "--concurrency", str(concurrency), "--runtime" if runtime else "--in-process",
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         kafka = kafka or KafkaSettings(bootstrap=stack.enter_context(running_broker(Path(folder) / "broker")))
-        soak = _soak(kafka, Path(folder), plan, batch_size, runtime, handler, environment or {})
+        soak = _soak(kafka, Path(folder), plan, how, environment or {})
         with step(f"publishing {records:,} records"):
-            asyncio.run(_publish(soak, records))
+            asyncio.run(_publish(soak, records, value_of))
         start = time.perf_counter()
         with step(f"the adapter takes them and is killed {kills} times"):
             for i in range(kills):
-                _run_and_kill(soak, at=records * (i + 1) // (kills + 1))
+                _run_and_kill(soak, at=records * (i + 1) // (kills + 1), with_children=i % 2 == 0)
             figures = _run_dry(soak)
         seconds = time.perf_counter() - start
         found = _found(soak.folder, plan, records, batch_size, asyncio.run(_given_up(soak)))
@@ -96,24 +104,19 @@ def draw(records: int) -> Plan:
     return Plan(*({(i % PARTITIONS, i // PARTITIONS) for i, _ in zip(drawn, range(n), strict=False)} for n in counts))
 
 
-def _soak(
-    kafka: KafkaSettings, folder: Path, plan: Plan, batch_size: int, runtime: bool, handler: str,
-    environment: Mapping[str, str],
-) -> Soak:  # fmt: skip
+def _soak(kafka: KafkaSettings, folder: Path, plan: Plan, how: tuple[str, ...], environment: Mapping[str, str]) -> Soak:
     (folder / "plan").write_text(json.dumps([sorted(ids) for ids in plan]))
     (folder / "done").touch()
     topic = f"edge-soak-{uuid.uuid4().hex[:8]}"
     command = (
         sys.executable, "-m", "infra.command", "lambda", "run", "--bootstrap", kafka.bootstrap, "--topic", topic,
-        "--group", topic, "--handler", handler, "--batch-size", str(batch_size), "--retries", "3",
-        "--timeout-s", str(TIME_OUT_S), "--on-failure", f"{topic}.dead", "--once", "--json",
-        "--runtime" if runtime else "--in-process",
+        "--group", topic, "--retries", "3", "--on-failure", f"{topic}.dead", "--once", "--json", *how,
     )  # fmt: skip
     root = str(Path(__file__).parents[1])
     return Soak(kafka, topic, folder, command, os.environ | {"PYTHONPATH": root, FOLDER: str(folder)} | environment)
 
 
-async def _publish(soak: Soak, records: int) -> None:
+async def _publish(soak: Soak, records: int, value_of: Value) -> None:
     admin = AIOKafkaAdminClient(**soak.kafka.client_arguments())
     await admin.start()
     try:
@@ -122,20 +125,26 @@ async def _publish(soak: Soak, records: int) -> None:
         await admin.close()
     async with AIOKafkaProducer(**soak.kafka.client_arguments(), linger_ms=5) as producer:
         for i in range(records):
-            await producer.send(soak.topic, b'{"i":%d}' % i, key=b"%d" % i, partition=i % PARTITIONS)
+            await producer.send(soak.topic, value_of(i), key=b"%d" % i, partition=i % PARTITIONS)
 
 
-def _run_and_kill(soak: Soak, *, at: int) -> None:
-    """Run until the handler has written `at` lines, then kill -9."""
+def _run_and_kill(soak: Soak, *, at: int, with_children: bool) -> None:
+    """Run until the handler has written `at` lines, then kill -9; a child that is left finishes what it has begun."""
     with (soak.folder / "log").open("ab") as log:
         process = subprocess.Popen(soak.command, env=soak.environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + STALL_S_MAX
+    deadline, seen = time.monotonic() + STALL_S_MAX, 0
     while _lines(soak.folder) < at:
+        if (lines := _lines(soak.folder)) > seen:
+            deadline, seen = time.monotonic() + STALL_S_MAX, lines
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise SoakFailed(f"{_lines(soak.folder)} of {at} records done, and no more: {_said(soak)}")
         time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True) if with_children else []
     process.kill()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     process.wait()
 
 
@@ -186,7 +195,7 @@ def _found(folder: Path, plan: Plan, records: int, batch_size: int, given_up: li
 
 
 def _attempts(folder: Path) -> list[int]:
-    """Return how many attempts each poison failed until it was alone, in each process where it came to that."""
+    """Return how many attempts each poison failed until it was alone, in each run where it came to that."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for line in _text(folder / "attempts"):
         process, partition, offset, size = line.split()
@@ -217,8 +226,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Do each record in order; stop a partition at its first failure, and report it."""
     folder = Path(os.environ[FOLDER])
     if not _plan:
-        ids = json.loads((folder / "plan").read_text())
-        _plan.append(Plan(*({(p, o) for p, o in each} for each in ids)))
+        _plan.append(read_plan(folder))
     size = sum(map(len, event["records"].values()))
     done: list[Id] = []
     try:
@@ -228,10 +236,10 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
             if (offset := _failed([(record["partition"], record["offset"]) for record in records], done)) is not None
         ]
     except Poison as met:
-        _append(folder / "attempts", [f"{os.getpid()} {met.id[0]} {met.id[1]} {size}"])
+        append(folder / "attempts", [f"{os.getpid()} {met.id[0]} {met.id[1]} {size}"])
         raise
     finally:
-        _append(folder / "done", [f"{p} {o}".ljust(_LINE_BYTES - 1) for p, o in done])
+        append(folder / "done", [done_line(id_) for id_ in done])
     return {"batchItemFailures": failures}
 
 
@@ -252,7 +260,17 @@ def _failed(ids: list[Id], done: list[Id]) -> int | None:
     return None
 
 
-def _append(path: Path, lines: list[str]) -> None:
+def read_plan(folder: Path) -> Plan:
+    """Read the plan, in the handler's process."""
+    return Plan(*({(p, o) for p, o in ids} for ids in json.loads((folder / "plan").read_text())))
+
+
+def done_line(id_: Id) -> str:
+    """Return the line that says that a record is done."""
+    return f"{id_[0]} {id_[1]}".ljust(_LINE_BYTES - 1)
+
+
+def append(path: Path, lines: list[str]) -> None:
     """Append in one write, so that a kill leaves whole lines."""
     if lines:
         with path.open("ab", buffering=0) as file:
