@@ -1,8 +1,11 @@
 """The soak of the benchmark at a small size: thousands of records, every fault, a kill -9."""
 
+from collections import Counter
+
 import pytest
 
 from bench import edge_soak, soak
+from bench.soak_changes import Due, compared
 
 pytestmark = pytest.mark.kafka
 
@@ -28,3 +31,21 @@ def test_changes_become_one_insight_and_one_alert_each_whatever_fails(kafka):
     assert figures["incidents"] == 4  # a leaf of each partition
     assert sum(figures["faults"].values()) > 0
     assert figures["fallback_pct"] < 5
+
+
+def test_the_soak_counts_what_is_lost_and_what_came_twice():
+    dues = [Due("0:1:0", frozenset()), Due("0:2:0", frozenset({"a_8", "incident_n"})), Due("0:3:0", frozenset({"b_8"}))]
+    stored = Counter(due.src for due in dues)
+    whole = {"writes": stored, "stored": stored, "heard": Counter({"incident_n": 1, "b_8": 1}), "unheard": Counter()}
+
+    def wrong(**found):
+        return {name for name, n in compared(dues, **whole | found).items() if n and name in soak.failed({name: n})}
+
+    assert wrong() == set()
+    assert wrong(stored=stored - Counter(["0:1:0"])) == {"insights_lost"}
+    assert wrong(writes=stored + Counter(["0:1:0"])) == {"insights_twice"}
+    assert wrong(stored=stored + Counter(["9:9:0"])) == {"insights_unwanted"}
+    assert wrong(heard=Counter({"incident_n": 1})) == {"alerts_lost"}
+    assert wrong(heard=Counter({"incident_n": 1, "b_8": 2})) == {"alerts_twice"}
+    assert wrong(heard=Counter({"incident_n": 1, "b_8": 1, "c_8": 1})) == {"alerts_unwanted"}
+    assert wrong(unheard=Counter({"b_8": 1})) == set()  # sent again, as nobody knew; it is told apart
