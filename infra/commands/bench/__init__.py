@@ -23,6 +23,7 @@ BENCHMARKS = (
     "faults",
     "peers",
     "edge",
+    "soak",
 )
 
 
