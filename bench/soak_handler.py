@@ -6,14 +6,22 @@ Runs in the processes of AWS' runtime client. Poison brings it down whenever it 
 import os
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.edge_soak import FOLDER, Id, Plan, Poison, append, done_line, read_plan
 from lambda_adapter.handler import lambda_handler
 
-_FOLDER = Path(os.environ[FOLDER])
-_PLAN = read_plan(_FOLDER)
+
+@cache
+def _folder() -> Path:
+    return Path(os.environ[FOLDER])
+
+
+@cache
+def _plan() -> Plan:
+    return read_plan(_folder())
 
 
 class _Fault(NamedTuple):
@@ -25,7 +33,7 @@ class _Fault(NamedTuple):
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Take a batch up to the first record with a fault, and let that happen."""
-    fault = next(_faults(event, _PLAN), None)
+    fault = next(_faults(event, _plan()), None)
     if fault is None:
         return _taken(event, context)
     front = _front(event, fault)
@@ -41,7 +49,7 @@ def _happen(fault: _Fault, event: dict[str, Any], context: Any) -> None:
     if fault.kind == "poison":
         size = sum(map(len, event["records"].values()))
         # The event source is the parent: it may give one batch to several of its processes.
-        append(_FOLDER / "attempts", [f"{os.getppid()} {fault.id[0]} {fault.id[1]} {size}"])
+        append(_folder() / "attempts", [f"{os.getppid()} {fault.id[0]} {fault.id[1]} {size}"])
         raise Poison(fault.id)
     _met(fault.id).touch()
     if fault.kind == "raised":
@@ -60,7 +68,7 @@ def _faults(event: dict[str, Any], plan: Plan) -> Iterator[_Fault]:
 
 
 def _met(id_: Id) -> Path:
-    return _FOLDER / f"met-{id_[0]}-{id_[1]}"
+    return _folder() / f"met-{id_[0]}-{id_[1]}"
 
 
 def _front(event: dict[str, Any], fault: _Fault) -> dict[str, Any]:
@@ -96,5 +104,5 @@ def _taken(event: dict[str, Any], context: Any) -> dict[str, Any]:
         for record in records
         if record["offset"] < failed.get(key, record["offset"] + 1)
     ]
-    append(_FOLDER / "done", done)
+    append(_folder() / "done", done)
     return answer

@@ -219,7 +219,9 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
     """Wire an adapter to AWS."""
     dynamodb = session.resource("dynamodb", config=client_config(3))
     table = dynamodb.Table(settings.table)
-    enrichment = _enrichment(settings, dynamodb.meta.client, table)
+    # Powertools' circuits take a plain client: a resource's own would serialise their items once more.
+    circuits = session.client("dynamodb", config=client_config(3))
+    enrichment = _enrichment(settings, circuits, table)
     return Adapter(
         insights=Insights(table),
         alerts=Alerts(
@@ -237,7 +239,7 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
             sasl_mechanism=settings.sasl_mechanism,
         ),
         scorer=Scorer(
-            endpoint=_endpoint(settings, session, dynamodb.meta.client),
+            endpoint=_endpoint(settings, session, circuits),
             language_model=LanguageScorer(enrichment.bedrock) if enrichment else None,
         ),
         enrichment=enrichment,
@@ -245,18 +247,18 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
     )
 
 
-def _endpoint(settings: Settings, session: boto3.session.Session, dynamodb: Any) -> Endpoint | None:
+def _endpoint(settings: Settings, session: boto3.session.Session, circuits: Any) -> Endpoint | None:
     if not settings.endpoint:
         return None
     # One attempt: the breaker counts, and the rules answer sooner than a second one would.
     sagemaker = session.client("sagemaker-runtime", config=client_config(1))
-    return sagemaker_endpoint(sagemaker, settings.endpoint, breaker_store(dynamodb, settings.table), _on_transition)
+    return sagemaker_endpoint(sagemaker, settings.endpoint, breaker_store(circuits, settings.table), _on_transition)
 
 
-def _enrichment(settings: Settings, dynamodb: Any, table: Any) -> Enrichment | None:
+def _enrichment(settings: Settings, circuits: Any, table: Any) -> Enrichment | None:
     if not settings.bedrock_model:
         return None
-    breaker = breaker_of(dynamodb, settings.table, settings.bedrock_model, on_transition=_on_transition)
+    breaker = breaker_of(circuits, settings.table, settings.bedrock_model, on_transition=_on_transition)
     return Enrichment(bedrock_client(), settings.bedrock_model, breaker, Budget(table), Cache(table))
 
 

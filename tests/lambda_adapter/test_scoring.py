@@ -157,16 +157,15 @@ def test_the_fallback_rate_is_a_metric(adapter, names, store):
     assert handler.metrics.metric_set["Fallback"]["Value"] == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_a_circuit_that_opens_is_a_metric(aws, table, names, monkeypatch):
-    client = aws.client("sagemaker-runtime")
-    monkeypatch.setattr(client, "invoke_endpoint", Endpoint(BROKEN[0]).invoke_endpoint)
-    session = SimpleNamespace(client=lambda *_args, **_config: client)
+def test_a_circuit_of_the_wired_adapter_opens_and_is_a_metric(aws, table, names):
     settings = Settings(table=table.name, bus="b", dead_topic="d", bootstrap="b:1", endpoint=names)
-    scorer = Scorer(endpoint=handler._endpoint(settings, session, aws.client("dynamodb")))
+    scorer = handler.build(settings, aws).scorer  # its endpoint is moto's, which answers with no score
 
     for _ in range(7):
-        scorer.score(Unscored.model_validate(unscored()))
+        assert scorer.score(Unscored.model_validate(unscored())).by == "rules"
     assert handler.metrics.metric_set["BreakerOpened"]["Value"] == [1.0]
+    circuit = {"entity_id": "circuit_breaker", "timestamp": f"endpoint-{names}"}
+    assert table.get_item(Key=circuit)["Item"]
 
 
 def test_a_stream_scored_here_is_announced_once_an_hour_and_band(adapter, table, bus):
