@@ -68,9 +68,18 @@ def load_trusted_keys(path: Path) -> list[Ed25519PublicKey]:
 
 def _load_public_key(path: Path) -> Ed25519PublicKey:
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        pem = path.read_bytes()
+    except OSError as error:
         raise KeyRefused(f"{path}: no readable public key ({error}). Give the .pub file beside the key.") from error
+    return public_key(pem, str(path))
+
+
+def public_key(pem: bytes, where: str) -> Ed25519PublicKey:
+    """Return the public key of a .pub file's bytes; raises `KeyRefused`, which names `where` they are from."""
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyRefused(f"{where}: no readable public key ({error}). Give the .pub file beside the key.") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise KeyRefused(f"{path}: not an Ed25519 key. Give the .pub file beside the key that signs bundles.")
+        raise KeyRefused(f"{where}: not an Ed25519 key. Give the .pub file beside the key that signs bundles.")
     return key

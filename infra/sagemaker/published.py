@@ -9,7 +9,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams.contract import LinkcastError, ModelManifest
-from streams.kafka import KafkaSettings, await_broker
+from streams.kafka import KafkaSettings, await_broker, consuming, read_to_end
 
 
 class NotPublished(LinkcastError):
@@ -36,19 +36,18 @@ async def _values(kafka: KafkaSettings, topic: str) -> list[bytes]:
         **kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest",
         isolation_level="read_committed",
     )  # fmt: skip
-    values: list[bytes] = []
-    async with consumer:
+    async with consuming(consumer):
         await consumer._client.force_metadata_update()
         partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
         if not partitions:
             raise NotPublished(f"no topic {topic} here: run 'linkcast topics apply', then 'linkcast train --publish'")
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        while any([await consumer.position(p) < ends[p] for p in partitions]):
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                values += [record.value for record in records if record.value]
-    return values
+        return [
+            record.value
+            for partition in partitions
+            async for records in read_to_end(consumer, partition)
+            for record in records
+            if record.value
+        ]
 
 
 def _manifest(value: bytes) -> ModelManifest | None:

@@ -6,11 +6,10 @@ They come with the model's definition and never with its data: whoever may write
 import re
 from collections.abc import Mapping, Sequence
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from online.keys import KeyRefused
+from online.keys import KeyRefused, public_key
 
 TRUSTED_PEM = "LINKCAST_TRUSTED_PEM"
 KEYS_MAX = 9
@@ -32,14 +31,4 @@ def from_environment(environment: Mapping[str, str]) -> list[Ed25519PublicKey]:
     found = _PEM.findall(environment.get(TRUSTED_PEM, ""))
     if not found:
         raise KeyRefused(f"{TRUSTED_PEM} holds no public key, so no bundle can be trusted: give it the trainer's .pub")
-    return [_key(pem) for pem in found]
-
-
-def _key(pem: str) -> Ed25519PublicKey:
-    try:
-        key = serialization.load_pem_public_key(pem.encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyRefused(f"{TRUSTED_PEM}: no readable public key ({error}). Give the text of a .pub file.") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise KeyRefused(f"{TRUSTED_PEM}: not an Ed25519 key. Give the text of the .pub file beside the signing key.")
-    return key
+    return [public_key(pem.encode(), TRUSTED_PEM) for pem in found]
