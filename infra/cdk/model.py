@@ -135,17 +135,23 @@ def _serving_role(stack: cdk.Stack, data: Data, image: ecr_assets.DockerImageAss
             *may_pull(image),
             allow("s3:GetObject", on=_objects(data, "bundles")),
             allow("s3:PutObject", on=_objects(data, "captured")),
-            allow("kms:Decrypt", "kms:GenerateDataKey", on=data.key.key_arn),
-            _for_volumes(data),
-            write_logs(logs),
-            allow("logs:CreateLogGroup", on=logs),
-            allow("cloudwatch:PutMetricData", on=ANYWHERE, when=_namespaces("/aws/sagemaker/Endpoints")),
+            *_of_a_container(data, logs, "Endpoints"),
         ],
     )
 
 
+def _of_a_container(data: Data, logs: str, namespace: str) -> list[iam.PolicyStatement]:
+    """What SageMaker needs for any container: the key, encrypted volumes, its log and its metrics."""
+    return [
+        allow("kms:Decrypt", "kms:GenerateDataKey", on=data.key.key_arn),
+        _for_volumes(data),
+        write_logs(logs),
+        allow("logs:CreateLogGroup", on=logs),
+        allow("cloudwatch:PutMetricData", on=ANYWHERE, when=_namespaces(f"/aws/sagemaker/{namespace}")),
+    ]
+
+
 def _training_role(stack: cdk.Stack, data: Data, image: ecr_assets.DockerImageAsset) -> iam.Role:
-    logs = _sagemaker_logs(stack, "TrainingJobs")
     return role(
         stack,
         "TrainingRole",
@@ -157,11 +163,7 @@ def _training_role(stack: cdk.Stack, data: Data, image: ecr_assets.DockerImageAs
             ),
             allow("s3:GetObject", on=_objects(data, "keys")),
             allow("s3:PutObject", on=_objects(data, "bundles")),
-            allow("kms:Decrypt", "kms:GenerateDataKey", on=data.key.key_arn),
-            _for_volumes(data),
-            write_logs(logs),
-            allow("logs:CreateLogGroup", on=logs),
-            allow("cloudwatch:PutMetricData", on=ANYWHERE, when=_namespaces("/aws/sagemaker/TrainingJobs")),
+            *_of_a_container(data, _sagemaker_logs(stack, "TrainingJobs"), "TrainingJobs"),
         ],
     )
 
