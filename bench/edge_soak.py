@@ -18,6 +18,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,13 +117,18 @@ def _soak(kafka: KafkaSettings, folder: Path, plan: Plan, how: tuple[str, ...], 
     return Soak(kafka, topic, folder, command, os.environ | {"PYTHONPATH": root, FOLDER: str(folder)} | environment)
 
 
-async def _publish(soak: Soak, records: int, value_of: Value) -> None:
-    admin = AIOKafkaAdminClient(**soak.kafka.client_arguments())
+async def create_topics(kafka: KafkaSettings, partitions: Mapping[str, int]) -> None:
+    """Make topics, each with so many partitions."""
+    admin = AIOKafkaAdminClient(**kafka.client_arguments())
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(soak.topic, PARTITIONS, 1), NewTopic(f"{soak.topic}.dead", 1, 1)])
+        await admin.create_topics([NewTopic(topic, n, 1) for topic, n in partitions.items()])
     finally:
         await admin.close()
+
+
+async def _publish(soak: Soak, records: int, value_of: Value) -> None:
+    await create_topics(soak.kafka, {soak.topic: PARTITIONS, f"{soak.topic}.dead": 1})
     async with AIOKafkaProducer(**soak.kafka.client_arguments(), linger_ms=5) as producer:
         for i in range(records):
             await producer.send(soak.topic, value_of(i), key=b"%d" % i, partition=i % PARTITIONS)
@@ -211,7 +217,6 @@ def _text(path: Path) -> list[str]:
 
 _LINE_BYTES = 16
 _met: set[Id] = set()
-_plan: list[Plan] = []
 
 
 class Poison(Exception):
@@ -225,15 +230,15 @@ class Poison(Exception):
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Do each record in order; stop a partition at its first failure, and report it."""
     folder = Path(os.environ[FOLDER])
-    if not _plan:
-        _plan.append(read_plan(folder))
+    plan = read_plan(folder)
     size = sum(map(len, event["records"].values()))
     done: list[Id] = []
     try:
         failures = [
             {"itemIdentifier": {"partition": key, "offset": offset}}
             for key, records in event["records"].items()
-            if (offset := _failed([(record["partition"], record["offset"]) for record in records], done)) is not None
+            if (offset := _failed(plan, [(record["partition"], record["offset"]) for record in records], done))
+            is not None
         ]
     except Poison as met:
         append(folder / "attempts", [f"{os.getpid()} {met.id[0]} {met.id[1]} {size}"])
@@ -243,8 +248,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     return {"batchItemFailures": failures}
 
 
-def _failed(ids: list[Id], done: list[Id]) -> int | None:
-    plan = _plan[0]
+def _failed(plan: Plan, ids: list[Id], done: list[Id]) -> int | None:
     for id_ in ids:
         if id_ in plan.poison:
             raise Poison(id_)
@@ -260,8 +264,9 @@ def _failed(ids: list[Id], done: list[Id]) -> int | None:
     return None
 
 
+@cache
 def read_plan(folder: Path) -> Plan:
-    """Read the plan, in the handler's process."""
+    """Read the plan, once in the handler's process."""
     return Plan(*({(p, o) for p, o in ids} for ids in json.loads((folder / "plan").read_text())))
 
 

@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bench import edge_soak, soak_aws
 from bench.soak_changes import Due, compared, due_of, is_malformed, is_unscored, value_of
@@ -37,7 +36,7 @@ def bench(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             kafka = KafkaSettings(bootstrap=stack.enter_context(running_broker(folder)))
         aws, dead_topic = soak_aws.FaultyAws(edge_soak.SEED), f"soak-{uuid.uuid4().hex[:8]}.letters"
-        asyncio.run(_create(kafka, dead_topic))
+        asyncio.run(edge_soak.create_topics(kafka, {dead_topic: 1}))
         environment = _environment(stack.enter_context(soak_aws.serving(aws)), kafka, dead_topic)
         figures = edge_soak.bench(
             records=records, kills=kills, batch_size=batch_size, runtime=True, kafka=kafka, environment=environment,
@@ -54,15 +53,6 @@ def _environment(url: str, kafka: KafkaSettings, dead_topic: str) -> dict[str, s
         "LINKCAST_TABLE": soak_aws.TABLE, "LINKCAST_BUS": "alerts", "LINKCAST_ENDPOINT": "soak",
         "LINKCAST_DEAD_TOPIC": dead_topic, "LINKCAST_BOOTSTRAP": kafka.bootstrap,
     }  # fmt: skip
-
-
-async def _create(kafka: KafkaSettings, topic: str) -> None:
-    admin = AIOKafkaAdminClient(**kafka.client_arguments())
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(topic, 1, 1)])
-    finally:
-        await admin.close()
 
 
 async def _letters(kafka: KafkaSettings, topic: str) -> Counter[edge_soak.Id]:

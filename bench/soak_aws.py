@@ -101,7 +101,9 @@ class FaultyAws:
         for i, entry in enumerate(entries):
             if i not in refused:
                 (self.heard if is_heard else self.unheard)[json.loads(entry["Detail"])["alert_id"]] += 1
-        results = [{"ErrorCode": "ThrottlingException"} if i in refused else {"EventId": f"{i}"} for i in _of(entries)]
+        results = [
+            {"ErrorCode": "ThrottlingException"} if i in refused else {"EventId": f"{i}"} for i in range(len(entries))
+        ]
         return Answer(200, json.dumps({"FailedEntryCount": len(refused), "Entries": results}).encode())
 
     def _moto(self, target: str, body: bytes) -> Answer:
@@ -128,10 +130,6 @@ def _is_valid(request: dict[str, Any]) -> bool:
     """Whether both parts of the key are text: moto 5.2.5 trips over others, where DynamoDB answers."""
     key = request.get("Key") or request.get("Item") or {}
     return all(key[part["AttributeName"]].keys() == {"S"} for part in DEFINITION["KeySchema"] if key)
-
-
-def _of(entries: list[Any]) -> range:
-    return range(len(entries))
 
 
 def _refusal(fault: str) -> Answer:

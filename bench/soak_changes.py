@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from bench.edge_soak import PARTITIONS
 from lambda_adapter.alerts import WINDOW_MS
 
 START_MS = 1_767_225_600_000  # an edge of the windows
-PARTITIONS = 4
 LEAF_PORTS = 64
 _EPISODES_A_BLOCK = 500  # of one partition, the first `LEAF_PORTS` of them on one leaf
 _CHANGES = ("opened", "worsened", "eased", "closed")

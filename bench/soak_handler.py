@@ -19,11 +19,6 @@ def _folder() -> Path:
     return Path(os.environ[FOLDER])
 
 
-@cache
-def _plan() -> Plan:
-    return read_plan(_folder())
-
-
 class _Fault(NamedTuple):
     kind: str  # field of the plan
     key: str
@@ -33,7 +28,7 @@ class _Fault(NamedTuple):
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Take a batch up to the first record with a fault, and let that happen."""
-    fault = next(_faults(event, _plan()), None)
+    fault = next(_faults(event, read_plan(_folder())), None)
     if fault is None:
         return _taken(event, context)
     front = _front(event, fault)
