@@ -22,6 +22,7 @@ def command(seconds: float, seed: int, json_file: Path | None) -> None:
         linkcast demo --seconds 30 --json demo.json
     """
     started = time.monotonic()
+    import asyncio
     import logging
     import signal
     import sys
@@ -36,7 +37,12 @@ def command(seconds: float, seed: int, json_file: Path | None) -> None:
         """Leave through every block that has something to end; once, so that a second Ctrl-C cuts none short."""
         for each in ends:
             signal.signal(each, signal.SIG_IGN)
-        sys.exit(128 + number)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            sys.exit(128 + number)
+        # On a turn of its own: raised here it would land in whatever runs just then, and a finalizer swallows it.
+        loop.call_soon_threadsafe(sys.exit, 128 + number)
 
     for each in ends:
         signal.signal(each, end)
