@@ -28,6 +28,7 @@ from lambda_adapter.alerts import Alerts
 from lambda_adapter.batch import OrderedKafkaProcessor
 from lambda_adapter.dead_letters import DeadLetters
 from lambda_adapter.insights import Insights
+from lambda_adapter.outbox import Outbox
 from lambda_adapter.records import read
 from lambda_adapter.scoring import Scorer
 
@@ -93,7 +94,7 @@ def _adapter(wire: "_Wire | None") -> handler.Adapter:
             client.meta.events.register("before-send", wire.answer)
     return handler.Adapter(
         insights=Insights(table),
-        alerts=Alerts(table, events, bus="alerts", clock=lambda: _NOW_MS),
+        alerts=Alerts(table, Outbox(table, events, clock=lambda: _NOW_MS), bus="alerts", clock=lambda: _NOW_MS),
         dead_letters=DeadLetters("dead", "127.0.0.1:1"),
         scorer=Scorer(),
         enrichment=None,
@@ -102,13 +103,19 @@ def _adapter(wire: "_Wire | None") -> handler.Adapter:
 
 
 class _Instant:
-    """A table and a bus that take everything at once."""
+    """A table, its client and a bus that take everything at once."""
+
+    name = "insights"
+
+    @property
+    def meta(self) -> SimpleNamespace:
+        return SimpleNamespace(client=self)
 
     def put_item(self, **_arguments: Any) -> dict[str, Any]:
         return {}
 
     def update_item(self, **arguments: Any) -> dict[str, Any]:
-        return {"Attributes": {"ports": arguments["ExpressionAttributeValues"].get(":port", set())}}
+        return {"Attributes": {"ports": arguments["ExpressionAttributeValues"].get(":ports", set())}}
 
     def put_events(self, *, Entries: list[Any]) -> dict[str, Any]:
         return {"FailedEntryCount": 0, "Entries": [{} for _ in Entries]}

@@ -72,7 +72,7 @@ def _found(records: int, aws: soak_aws.FaultyAws) -> dict[str, object]:
     stored = Counter(soak_aws.src_of(item) for item in insights)
     by_rules = sum(item["model_used"] == {"S": "rules"} for item in insights)
     unscored = sum(is_unscored(i) for i in _answerable(records))
-    figures = compared(_dues(records), writes=aws.writes, stored=stored, heard=aws.heard, unheard=aws.unheard)
+    figures = compared(_dues(records), writes=aws.writes, stored=stored, alerts=aws.alerts, twice=aws.alerts_twice)
     return {
         **figures,
         "unscored": unscored,

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 from moto.core.request import Request
 from moto.dynamodb.models import dynamodb_backends
+from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodb.responses import DynamoHandler
 
 from lambda_adapter.insights import TABLE as DEFINITION
+from lambda_adapter.outbox import outbox_key
 
 ACCOUNT, REGION, TABLE = "123456789012", "eu-central-1", "insights"
 LATE_S = 2.5  # the adapter's clients give up after 2
@@ -42,7 +44,8 @@ class FaultyAws:
     """Answers requests; counts what took effect and what failed."""
 
     def __init__(self, seed: int) -> None:
-        self.writes, self.heard, self.unheard = Counter[str](), Counter[str](), Counter[str]()
+        self.writes, self.alerts = Counter[str](), Counter[str]()
+        self.alerts_twice = Counter[str]()  # sent by somebody who could have known that they were
         self.faults, self.asked, self.scored = Counter[str](), 0, 0
         self.invalid = 0  # requests that DynamoDB would refuse, whoever tries
         self._random, self._turn = random.Random(seed), Lock()
@@ -100,11 +103,22 @@ class FaultyAws:
         self.faults["entry refused"] += len(refused)
         for i, entry in enumerate(entries):
             if i not in refused:
-                (self.heard if is_heard else self.unheard)[json.loads(entry["Detail"])["alert_id"]] += 1
+                self._take_alert(json.loads(entry["Detail"])["alert_id"], is_heard=is_heard)
         results = [
             {"ErrorCode": "ThrottlingException"} if i in refused else {"EventId": f"{i}"} for i in range(len(entries))
         ]
         return Answer(200, json.dumps({"FailedEntryCount": len(refused), "Entries": results}).encode())
+
+    def _take_alert(self, alert_id: str, *, is_heard: bool) -> None:
+        self.alerts[alert_id] += 1
+        # One that came late was sent before its sender, having given up on it, sent and marked it again.
+        if is_heard and self._is_marked(alert_id):
+            self.alerts_twice[alert_id] += 1
+
+    def _is_marked(self, alert_id: str) -> bool:
+        key = (DynamoType({"S": part}) for part in outbox_key(alert_id).values())
+        item = dynamodb_backends[ACCOUNT][REGION].get_table(TABLE).get_item(*key)
+        return item is not None and item.to_json()["Attributes"]["alert_state"] == {"S": "sent"}
 
     def _moto(self, target: str, body: bytes) -> Answer:
         # Past moto's own server, whose routing takes longer than its table.

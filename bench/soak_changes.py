@@ -105,7 +105,7 @@ def _node(i: int) -> str:
 
 
 def compared(
-    dues: Iterable[Due], *, writes: Counter[str], stored: Counter[str], heard: Counter[str], unheard: Counter[str]
+    dues: Iterable[Due], *, writes: Counter[str], stored: Counter[str], alerts: Counter[str], twice: Counter[str]
 ) -> dict[str, int]:
     """Count what is lost and what is there twice.
 
@@ -115,13 +115,12 @@ def compared(
         What each record is to leave.
     writes, stored
         Puts of insights that the table took, and its items, by `src`.
-    heard, unheard
-        Alerts that the bus took, by identity: those whose sender was told so, and those where it never was.
+    alerts, twice
+        Alerts that the bus took, by identity, and those of them that were marked as sent before.
     """
     dues = list(dues)
     wanted = {due.src for due in dues}
     allowed = {alert for due in dues for alert in due.alerts}
-    alerts = heard + unheard
     return {
         "insights": len(stored),
         "insights_lost": len(wanted - stored.keys()),
@@ -129,10 +128,9 @@ def compared(
         "insights_unwanted": len((writes | stored).keys() - wanted),
         "alerts": len(alerts),
         "alerts_lost": sum(not alerts.keys() & due.alerts for due in dues if due.alerts),
-        "alerts_twice": sum(n > 1 for n in heard.values()),
+        "alerts_twice": twice.total(),
         "alerts_unwanted": len(alerts.keys() - allowed),
-        # Nobody can know of these whether to send them again: they are, and their identity is the same.
-        "alerts_unheard": unheard.total(),
-        "alerts_again_as_unheard": sum(alerts[alert] > 1 for alert in unheard),
+        # The sender was killed before it could mark it, or never heard that it was taken: its identity is the same.
+        "alerts_again_unmarked": alerts.total() - len(alerts) - twice.total(),
         "incidents": sum(alert.startswith("incident_") for alert in alerts),
     }

@@ -28,6 +28,7 @@ from lambda_adapter.explanations import explain
 from lambda_adapter.insights import Insights
 from lambda_adapter.language_scorer import LanguageScorer
 from lambda_adapter.llm_limits import Budget, Cache, breaker_of
+from lambda_adapter.outbox import Outbox
 from lambda_adapter.records import KafkaRecord, RecordRefused, Unscored, bytes_of, read
 from lambda_adapter.scoring import Endpoint, Scored, Scorer, breaker_store, sagemaker_endpoint
 from lambda_adapter.settings import Settings
@@ -120,16 +121,13 @@ class _Invocation:
         metrics.add_metric(name="Fallback", unit=MetricUnit.Count, value=int(scored.is_fallback))
         if not change.change:
             return
-        if change.change == "opened":
-            self._of.alerts.count(change)
         explanation = explain(change)
         if self._of.enrichment:
             explanation = self._of.enrichment.enrich(change, explanation, self._left_ms())
         is_new = self._of.insights.put(change, explanation, self._of.clock())
         _count("Insights" if is_new else "InsightsRepeated", 1)
-        if self._of.alerts.merits(change):
-            # Also where the insight was there already: whoever wrote it may have died before its alert.
-            self._alerts.append((raw, Alert(change, explanation)))
+        # Also where the insight was there already: whoever wrote it may have died before its alert.
+        self._alerts.append((raw, Alert(change, explanation)))
 
     def _finish(self) -> Iterable[Failure]:
         """Send alerts, then the dead letters of what won't come again anyway; return the records that have to."""
@@ -137,7 +135,8 @@ class _Invocation:
         failures: list[Failure] = [
             (raw, error) for (raw, _alert), error in zip(self._alerts, errors, strict=True) if error
         ]
-        _count("Alerts", len(errors) - len(failures))
+        sent = [alert for (_raw, alert), error in zip(self._alerts, errors, strict=True) if not error]
+        _count("Alerts", sum(self._of.alerts.merits(alert.change) for alert in sent))
         return failures + self._send_letters(failures)
 
     def _send_letters(self, failures: list[Failure]) -> list[Failure]:
@@ -219,14 +218,12 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
     """Wire an adapter to AWS."""
     dynamodb = session.resource("dynamodb", config=client_config(3))
     table = dynamodb.Table(settings.table)
-    # Powertools' circuits take a plain client: a resource's own would serialise their items once more.
-    circuits = session.client("dynamodb", config=client_config(3))
-    enrichment = _enrichment(settings, circuits, table)
+    enrichment = _enrichment(settings, session, table)
     return Adapter(
         insights=Insights(table),
         alerts=Alerts(
             table,
-            session.client("events", config=client_config(2)),
+            Outbox(table, session.client("events", config=client_config(2)), clock=_now_ms),
             bus=settings.bus,
             risk=settings.alert_risk,
             incident_ports=settings.incident_ports,
@@ -239,7 +236,7 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
             sasl_mechanism=settings.sasl_mechanism,
         ),
         scorer=Scorer(
-            endpoint=_endpoint(settings, session, circuits),
+            endpoint=_endpoint(settings, session),
             language_model=LanguageScorer(enrichment.bedrock) if enrichment else None,
         ),
         enrichment=enrichment,
@@ -247,18 +244,24 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
     )
 
 
-def _endpoint(settings: Settings, session: boto3.session.Session, circuits: Any) -> Endpoint | None:
+def _circuits(session: boto3.session.Session) -> Any:
+    # Powertools' circuits take a plain client: a resource's own would serialise their items once more.
+    return session.client("dynamodb", config=client_config(3))
+
+
+def _endpoint(settings: Settings, session: boto3.session.Session) -> Endpoint | None:
     if not settings.endpoint:
         return None
     # One attempt: the breaker counts, and the rules answer sooner than a second one would.
     sagemaker = session.client("sagemaker-runtime", config=client_config(1))
-    return sagemaker_endpoint(sagemaker, settings.endpoint, breaker_store(circuits, settings.table), _on_transition)
+    store = breaker_store(_circuits(session), settings.table)
+    return sagemaker_endpoint(sagemaker, settings.endpoint, store, _on_transition)
 
 
-def _enrichment(settings: Settings, circuits: Any, table: Any) -> Enrichment | None:
+def _enrichment(settings: Settings, session: boto3.session.Session, table: Any) -> Enrichment | None:
     if not settings.bedrock_model:
         return None
-    breaker = breaker_of(circuits, settings.table, settings.bedrock_model, on_transition=_on_transition)
+    breaker = breaker_of(_circuits(session), settings.table, settings.bedrock_model, on_transition=_on_transition)
     return Enrichment(bedrock_client(), settings.bedrock_model, breaker, Budget(table), Cache(table))
 
 

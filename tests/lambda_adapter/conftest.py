@@ -14,6 +14,7 @@ from werkzeug.serving import make_server
 from lambda_adapter.alerts import Alerts
 from lambda_adapter.handler import Adapter, metrics
 from lambda_adapter.insights import TABLE, Insights
+from lambda_adapter.outbox import Outbox
 from lambda_adapter.scoring import Scorer
 from tests.lambda_adapter.bedrock_server import BedrockServer
 from tests.lambda_adapter.samples import BUS, NOW_MS, Bus, Letters
@@ -88,7 +89,7 @@ def adapter(table: Any, bus: Bus, letters: Letters, clock: list[int]) -> Adapter
 
     return Adapter(
         insights=Insights(table),
-        alerts=Alerts(table, bus, bus=BUS, clock=lambda: clock[0], wait=wait),
+        alerts=Alerts(table, Outbox(table, bus, clock=lambda: clock[0], wait=wait), bus=BUS, clock=lambda: clock[0]),
         dead_letters=letters,  # type: ignore[arg-type]
         scorer=Scorer(),
         enrichment=None,

@@ -1,14 +1,17 @@
 """Alerts: none lost, none twice, one for a whole node."""
 
+from types import SimpleNamespace
+
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from lambda_adapter.alerts import LEASE_MS, Alert, AlertHeld, AlertRefused, Alerts, alert_key
+from lambda_adapter.alerts import Alert, Alerts
 from lambda_adapter.explanations import explain
+from lambda_adapter.outbox import LEASE_MS, PUBLISHED_WITHIN_MS, EntryHeld, EntryRefused, Outbox, outbox_key
 from lambda_adapter.records import Change
-from tests.lambda_adapter.samples import BUS, NOW_MS, event, prediction
+from tests.lambda_adapter.samples import BUS, NOW_MS, Bus, event, prediction
 
 MINUTE = 60_000
 ALL_DONE = {"batchItemFailures": []}
@@ -21,6 +24,11 @@ def change(**fields):
 def alert(**fields):
     said = change(**fields)
     return Alert(said, explain(said))
+
+
+def alerts_of(table, events, *, now_ms=NOW_MS, wait=lambda _s: None):
+    outbox = Outbox(table, events, clock=lambda: now_ms, wait=wait)
+    return Alerts(table, outbox, bus=BUS, clock=lambda: now_ms)
 
 
 def ports(n, *, node="leaf-012", ts=NOW_MS, risk=85.0, kind="opened", first=0):
@@ -145,30 +153,55 @@ def test_an_alert_whose_lambda_died_behind_its_claim_is_sent_when_the_claim_laps
 
 
 def test_an_alert_that_another_lambda_keeps_holding_has_its_record_come_again(table, bus):
-    other = Alerts(table, bus, bus=BUS, clock=lambda: NOW_MS + 60 * MINUTE)
-    other._try_claim(f"leaf-012/17@{NOW_MS}_8")
-    ours = Alerts(table, bus, bus=BUS, clock=lambda: NOW_MS, wait=lambda _s: None)
+    Outbox(table, bus, clock=lambda: NOW_MS + 60 * MINUTE)._claim(f"leaf-012/17@{NOW_MS}_8")
+    ours = alerts_of(table, bus)
 
     (error,) = ours.publish([alert()])
 
-    assert isinstance(error, AlertHeld)
+    assert isinstance(error, EntryHeld)
     assert bus.entries == []
 
 
+def test_an_alert_whose_claim_grew_old_beside_a_slow_one_is_not_sent_on_a_lapsed_lease(table, bus, clock):
+    """Another Lambda may claim it from then on, and both would send it."""
+    sent_at = []
+
+    def wait(seconds):
+        clock[0] += int(seconds * 1000)
+
+    def put_events(**entries):
+        sent_at.append(clock[0])
+        return Bus.put_events(bus, **entries)
+
+    outbox = Outbox(table, SimpleNamespace(put_events=put_events), clock=lambda: clock[0], wait=wait)
+    claim = outbox._claim
+
+    def slow(entry_id):
+        claimed = claim(entry_id)
+        if clock[0] == NOW_MS:
+            clock[0] += LEASE_MS - PUBLISHED_WITHIN_MS + 1
+        return claimed
+
+    outbox._claim = slow
+
+    assert outbox.publish({"a": {"Detail": "{}"}}) == {}
+    assert sent_at == [NOW_MS + LEASE_MS]
+
+
 def test_an_alert_that_was_sent_and_could_not_be_marked_is_marked_and_not_sent_again(adapter, table, bus):
-    settle = adapter.alerts._settle
+    outbox = adapter.alerts._outbox
+    settle = outbox._settle
 
-    def throttled(alert_id, update, values, failed):
-        failed[alert_id] = ClientError({"Error": {"Code": "ThrottlingException"}}, "UpdateItem")
-        return False
+    def throttled(_entry_id, _is_refused):
+        raise ClientError({"Error": {"Code": "ThrottlingException"}}, "UpdateItem")
 
-    adapter.alerts._settle = throttled
+    outbox._settle = throttled
     assert adapter.handle(event(prediction()), None)["batchItemFailures"]
-    adapter.alerts._settle = settle
+    outbox._settle = settle
 
     assert adapter.handle(event(prediction()), None) == ALL_DONE
     assert len(bus.entries) == 1
-    assert table.get_item(Key=alert_key(f"leaf-012/17@{NOW_MS}_8"))["Item"]["alert_state"] == "sent"
+    assert table.get_item(Key=outbox_key(f"leaf-012/17@{NOW_MS}_8"))["Item"]["alert_state"] == "sent"
 
 
 def test_entries_are_what_eventbridge_takes_and_rules_match(aws, table):
@@ -179,7 +212,7 @@ def test_entries_are_what_eventbridge_takes_and_rules_match(aws, table):
     pattern = '{"source": ["linkcast"], "detail": {"risk_score": [{"numeric": [">=", 90]}]}}'
     events.put_rule(Name="worst", EventBusName=BUS, EventPattern=pattern)
     events.put_targets(Rule="worst", EventBusName=BUS, Targets=[{"Id": "1", "Arn": arn}])
-    alerts = Alerts(table, events, bus=BUS, clock=lambda: NOW_MS)
+    alerts = alerts_of(table, events)
 
     worse = alert(stream_id="a/1", risk=95.0)
     assert alerts.publish([alert(), worse]) == [None, None]
@@ -191,7 +224,7 @@ def test_entries_are_what_eventbridge_takes_and_rules_match(aws, table):
 @pytest.mark.parametrize("code", ["ThrottlingException", "InternalException", "ResourceNotFoundException"])
 def test_a_bus_that_fails_or_is_not_there_has_the_records_come_again(aws, table, code):
     events = aws.client("events")
-    alerts = Alerts(table, events, bus=BUS, clock=lambda: NOW_MS)
+    alerts = alerts_of(table, events)
     with Stubber(events) as stub:
         stub.add_client_error("put_events", code)
         stub.add_response("put_events", {"FailedEntryCount": 0, "Entries": [{"EventId": "1"}]})
@@ -203,7 +236,7 @@ def test_a_bus_that_fails_or_is_not_there_has_the_records_come_again(aws, table,
 
 def test_a_partial_answer_of_eventbridge_names_the_entry(aws, table):
     events = aws.client("events")
-    alerts = Alerts(table, events, bus=BUS, clock=lambda: NOW_MS)
+    alerts = alerts_of(table, events)
     with Stubber(events) as stub:
         answer = [{"EventId": "1"}, {"ErrorCode": "InternalFailure", "ErrorMessage": "later"}]
         stub.add_response("put_events", {"FailedEntryCount": 1, "Entries": answer})
@@ -211,14 +244,14 @@ def test_a_partial_answer_of_eventbridge_names_the_entry(aws, table):
         good, refused = alerts.publish([alert(), alert(stream_id="a/1")])
 
     assert good is None
-    assert isinstance(refused, AlertRefused)
+    assert isinstance(refused, EntryRefused)
 
 
 def test_expired_credentials_are_an_error_that_comes_again(aws):
     client = boto3.session.Session().resource("dynamodb")
-    alerts = Alerts(client.Table("nowhere"), None, bus=BUS, clock=lambda: NOW_MS)
+    alerts = alerts_of(client.Table("nowhere"), None)
     with Stubber(client.meta.client) as stub:
-        stub.add_client_error("get_item", "ExpiredTokenException")
+        stub.add_client_error("update_item", "ExpiredTokenException")
 
         (error,) = alerts.publish([alert()])
 

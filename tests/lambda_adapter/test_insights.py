@@ -73,13 +73,14 @@ def test_two_processes_that_contend_for_the_same_insights_write_each_once(table,
 def test_two_handlers_at_once_alert_once(adapter, table, bus):
     from lambda_adapter.alerts import Alerts
     from lambda_adapter.handler import Adapter
+    from lambda_adapter.outbox import Outbox
     from tests.lambda_adapter.samples import BUS, event
 
     def handler():
-        alerts = Alerts(table, bus, bus=BUS, clock=lambda: NOW_MS, wait=lambda _s: None)
+        outbox = Outbox(table, bus, clock=lambda: NOW_MS, wait=lambda _s: None)
         return Adapter(
-            insights=Insights(table), alerts=alerts, dead_letters=adapter.dead_letters, scorer=adapter.scorer,
-            enrichment=None, clock=lambda: NOW_MS,
+            insights=Insights(table), alerts=Alerts(table, outbox, bus=BUS, clock=lambda: NOW_MS),
+            dead_letters=adapter.dead_letters, scorer=adapter.scorer, enrichment=None, clock=lambda: NOW_MS,
         )  # fmt: skip
 
     batch = event(*(prediction(stream_id=f"n{i}/1", src=f"0:{i}:0") for i in range(20)))
