@@ -19,8 +19,12 @@ T = TypeVar("T")
 Entries = Mapping[str, dict[str, Any]]
 """Entries of PutEvents by their identity."""
 
+CALLS_AT_ONCE = 10
+"""As many connections as a client of botocore keeps."""
 ENTRIES_MAX = 10
-"""Of one PutEvents call, and as many claims and marks at once: each waits for its answer."""
+"""Of one PutEvents call."""
+CLAIMS_MAX = 100
+"""Before they are published: the first must not lapse while the last is made."""
 LEASE_MS, PUBLISHED_WITHIN_MS = 8_000, 6_500
 """How long an entry is its claimer's, and what a PutEvents with its retry may take of that: none begins later."""
 
@@ -75,7 +79,7 @@ class Outbox:
     def _publish_chunks(self, entries: Entries, failed: dict[str, Exception]) -> dict[str, int]:
         """Publish what can be claimed; return what can't, with the ms since the epoch until which it is held."""
         held: dict[str, int] = {}
-        for chunk in _chunks(list(entries), ENTRIES_MAX):
+        for chunk in _chunks(list(entries), CLAIMS_MAX):
             claims, errors = each(self._claim, chunk)
             # One that another claim of this chunk kept waiting is sent when its lease has lapsed, as anybody may then.
             begun_ms = self._clock() + PUBLISHED_WITHIN_MS
@@ -85,9 +89,13 @@ class Outbox:
         return held
 
     def _publish_claimed(self, entries: Entries) -> dict[str, Exception]:
-        to_send = {entry_id: entry for entry_id, entry in entries.items() if entry_id not in self._published}
-        refused = self._put_events(to_send)
-        self._published |= to_send.keys() - refused.keys()
+        to_send = [entry_id for entry_id in entries if entry_id not in self._published]
+        refused: dict[str, Exception] = {}
+        for answer in _POOL.map(
+            lambda ids: self._put_events({i: entries[i] for i in ids}), _chunks(to_send, ENTRIES_MAX)
+        ):
+            refused |= answer
+        self._published |= set(to_send) - refused.keys()
         settled, unsettled = each(self._settle, entries, [entry_id in refused for entry_id in entries])
         self._published -= settled.keys()
         return unsettled | refused
@@ -121,8 +129,6 @@ class Outbox:
 
     def _put_events(self, entries: Entries) -> dict[str, Exception]:
         """Send up to `ENTRIES_MAX` entries; return the refused ones. The call takes some and refuses others."""
-        if not entries:
-            return {}
         try:
             answer = self._events.put_events(Entries=list(entries.values()))
         except (BotoCoreError, ClientError) as error:
@@ -147,6 +153,7 @@ class Outbox:
 
 
 _FOR_GOOD = 1 << 62
+_POOL = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="calls to AWS")
 
 
 def outbox_key(entry_id: str) -> dict[str, str]:
@@ -160,8 +167,7 @@ def each(
     """Call AWS for each name at once, as each call waits for its answer; return the answers and the errors by name."""
     done: dict[str, T] = {}
     failed: dict[str, Exception] = {}
-    with ThreadPoolExecutor(ENTRIES_MAX) as pool:
-        calls = {name: pool.submit(call, name, *arguments) for name, *arguments in zip(names, *more, strict=True)}
+    calls = {name: _POOL.submit(call, name, *arguments) for name, *arguments in zip(names, *more, strict=True)}
     for name, answer in calls.items():
         try:
             done[name] = answer.result()
