@@ -88,14 +88,19 @@ def compile_for_lambda(folder: Path) -> bool:
 
     /var/task can't be written to: without this every cold start would compile all that it imports.
     """
-    # Unchecked, as the archive changes the files' times; by Lambda's paths, for tracebacks and the same bytes anywhere.
-    compiled = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/var/task"]
     python = shutil.which(f"python{PYTHON}")
     # A name on the PATH may be a version manager's, for a Python that is not chosen here.
     if not python or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:  # noqa: S603
         return False
-    subprocess.run([python, *compiled, str(folder)], check=True)  # noqa: S603
+    compile_for(python, folder)
     return True
+
+
+def compile_for(python: str, folder: Path) -> None:
+    """Put bytecode of one Python beside the sources."""
+    # Unchecked, as the archive changes the files' times; by Lambda's paths, for tracebacks and the same bytes anywhere.
+    how = ["--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/var/task"]
+    subprocess.run([python, "-m", "compileall", "-q", *how, str(folder)], check=True)  # noqa: S603
 
 
 if __name__ == "__main__":
