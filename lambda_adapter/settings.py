@@ -28,7 +28,7 @@ class Settings:
     alert_risk
         Risk from which an opened or worsened episode is an alert, 0 to 100. Lower means more alerts.
     incident_ports
-        So many ports of one node opened within `alerts.WINDOW_MS` are one incident and one alert.
+        So many ports of one node opened within `alerts.WINDOW_MS` are one incident and one alert; 2 to 500.
     """
 
     table: str
@@ -64,7 +64,7 @@ environment of the function.
             endpoint=given.get("LINKCAST_ENDPOINT"),
             bedrock_model=given.get("LINKCAST_BEDROCK_MODEL"),
             alert_risk=_number(given, "LINKCAST_ALERT_RISK", 80.0, low=0, high=100),
-            incident_ports=int(_number(given, "LINKCAST_INCIDENT_PORTS", 8, low=2, high=1_000)),
+            incident_ports=int(_number(given, "LINKCAST_INCIDENT_PORTS", 8, low=2, high=500)),
         )
 
 

@@ -121,6 +121,7 @@ def _environment(deployment: Deployment, data: Data, bus: events.EventBus) -> di
         "LINKCAST_BUS": bus.event_bus_name,
         "LINKCAST_DEAD_TOPIC": f"{deployment.prefix}{DEAD_TOPIC}",
         "LINKCAST_ALERT_RISK": str(deployment.alert_risk),
+        "LINKCAST_INCIDENT_PORTS": str(deployment.incident_ports),
         **{name: value for name, value in optional.items() if value},
     }
 
@@ -165,7 +166,7 @@ def _may_act(stack: cdk.Stack, deployment: Deployment, data: Data, bus: events.E
         allow("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", on=data.table.table_arn),
         allow("kms:Decrypt", "kms:GenerateDataKey", on=data.key.key_arn),
         allow("events:PutEvents", on=bus.event_bus_arn),
-        *kafka_write(data.kafka, DEAD_TOPIC),
+        kafka_write(data.kafka, DEAD_TOPIC),
     ]
     if deployment.bedrock_model:
         may.append(allow("bedrock:InvokeModel", on=deployment.bedrock_arns(stack.account)))

@@ -72,12 +72,14 @@ def kafka_read(kafka: KafkaNames, *topics: str) -> iam.PolicyStatement:
     return allow("kafka-cluster:DescribeTopic", "kafka-cluster:ReadData", on=[kafka.topic(t) for t in topics])
 
 
-def kafka_write(kafka: KafkaNames, *topics: str) -> list[iam.PolicyStatement]:
-    """Allow to write topics, idempotently as our producers do."""
-    return [
-        allow("kafka-cluster:DescribeTopic", "kafka-cluster:WriteData", on=[kafka.topic(t) for t in topics]),
-        allow("kafka-cluster:WriteDataIdempotently", on=kafka.cluster),
-    ]
+def kafka_write(kafka: KafkaNames, *topics: str) -> iam.PolicyStatement:
+    """Allow to write topics."""
+    return allow("kafka-cluster:DescribeTopic", "kafka-cluster:WriteData", on=[kafka.topic(t) for t in topics])
+
+
+def kafka_be_idempotent(kafka: KafkaNames) -> iam.PolicyStatement:
+    """Allow a producer that sends nothing twice, besides what it may write."""
+    return allow("kafka-cluster:WriteDataIdempotently", on=kafka.cluster)
 
 
 def kafka_group(kafka: KafkaNames, group: str) -> iam.PolicyStatement:

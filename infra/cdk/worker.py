@@ -19,6 +19,7 @@ from infra.cdk.policies import (
     ANYWHERE,
     KafkaNames,
     allow,
+    kafka_be_idempotent,
     kafka_connect,
     kafka_group,
     kafka_read,
@@ -92,7 +93,7 @@ def worker(stack: cdk.Stack, deployment: Deployment, net: Network, data: Data) -
         shared,
         "Train",
         ["sh", "-c", TRAIN],
-        kafka_write(data.kafka, "models"),
+        [kafka_write(data.kafka, "models"), kafka_be_idempotent(data.kafka)],
         bundles="write",
         keys=True,
         cpu=2_048,
@@ -225,7 +226,8 @@ def _topics_command(deployment: Deployment) -> list[str]:
 def _worker_may(kafka: KafkaNames, group: str) -> list[iam.PolicyStatement]:
     return [
         kafka_read(kafka, "metrics", "outcomes", "labels", "models", "state"),
-        *kafka_write(kafka, "predictions", "features", "metrics.dead", "state"),
+        kafka_write(kafka, "predictions", "features", "metrics.dead", "state"),
+        kafka_be_idempotent(kafka),
         kafka_group(kafka, group),
         # One producer a partition, fenced by its transactional id.
         allow(
