@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from online.bundle import BundleRefused, load_bundle
 from online.champion import Champion
 from online.keys import KeyRefused, load_trusted_keys
+from online.publish import folder_of
 from online.scoring import Scorer
 from streams import measures
 from streams.contract import ModelManifest
@@ -25,16 +26,16 @@ class Models:
     def __init__(self, kafka: KafkaSettings, *, prefix: str, trusted_keys: Path, champion: Champion) -> None:
         self._kafka, self._topic, self._trusted, self._champion = kafka, f"{prefix}models", trusted_keys, champion
         self._newest: ModelManifest | None = None
-        self._location: dict[str, str] = {}  # by version
+        self._published: dict[str, ModelManifest] = {}  # by version
         champion.load = self.load
         self.caught_up = asyncio.Event()
 
     def load(self, version: str) -> Scorer:
         """Read a model that was published; raises `BundleRefused` or `KeyRefused`."""
-        if version not in self._location:
+        if version not in self._published:
             raise BundleRefused(f"{version}: not on topic {self._topic}")
         # Keys are read anew each time: one may be younger than this worker.
-        return Scorer(load_bundle(_folder(self._location[version]), load_trusted_keys(self._trusted)))
+        return Scorer(load_bundle(folder_of(self._published[version]), load_trusted_keys(self._trusted)))
 
     async def follow(self) -> None:
         """Load what is published until cancelled; `caught_up` is set once all that was there has been seen."""
@@ -70,7 +71,7 @@ class Models:
 
     async def _take(self, published: list[ModelManifest]) -> None:
         """Make the newest of the models that hold the champion, if it is newer than the one there is."""
-        self._location |= {manifest.version: manifest.location for manifest in published}
+        self._published |= {manifest.version: manifest for manifest in published}
         for manifest in sorted(published, key=lambda m: m.published_at, reverse=True):
             if self._newest and manifest.published_at <= self._newest.published_at:
                 return
@@ -93,7 +94,3 @@ def _manifest(value: bytes | None) -> ModelManifest | None:
     except ValueError as error:
         log.error("a record of topic models is no manifest: %s", str(error)[:200])
         return None
-
-
-def _folder(location: str) -> Path:
-    return Path(location.removeprefix("file://"))

@@ -1,11 +1,13 @@
-"""A bundle onto topic `models`, for the workers to take up."""
+"""A bundle onto topic `models`, for the workers to take up, and back to its folder."""
 
 import hashlib
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 
+from online.bundle import BundleRefused
 from streams.contract import ModelManifest
 from streams.kafka import KafkaSettings, await_broker
 
@@ -30,3 +32,26 @@ async def publish(kafka: KafkaSettings, *, prefix: str, bundle: Path, published_
             f"{prefix}models", msgspec.json.encode(manifest), key=manifest.version.encode()
         )  # fmt: skip
     return manifest
+
+
+def folder_of(manifest: ModelManifest) -> Path:
+    """Return the folder of a published bundle; `BundleRefused` where it can't be read here or is another one.
+
+    >>> folder_of(ModelManifest(version="v7", location="s3://b/v7", manifest_sha256="0" * 64, published_at=0))
+    Traceback (most recent call last):
+    online.bundle.BundleRefused: v7 is at s3://b/v7, which is no folder here
+    """
+    location = urlsplit(manifest.location)
+    if location.scheme not in ("", "file"):
+        raise BundleRefused(f"{manifest.version} is at {manifest.location}, which is no folder here")
+    folder = Path(unquote(location.path) if location.scheme else manifest.location)
+    try:
+        with (folder / "manifest.json").open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleRefused(
+            f"{folder}: {error.strerror}, and topic models says that {manifest.version} is there"
+        ) from error
+    if sha256 != manifest.manifest_sha256:
+        raise BundleRefused(f"{folder}: its manifest is not the one that was published as {manifest.version}")
+    return folder

@@ -1,19 +1,18 @@
 """The bundles on topic `models`, and where the folder of one is."""
 
 import asyncio
-import hashlib
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from online.publish import folder_of
 from streams.contract import LinkcastError, ModelManifest
 from streams.kafka import KafkaSettings, await_broker, consuming, read_to_end
 
 
 class NotPublished(LinkcastError):
-    """No bundle on topic `models` is the one that was asked for, or it isn't where the topic says."""
+    """No bundle on topic `models` is the one that was asked for."""
 
 
 async def published(kafka: KafkaSettings, *, prefix: str, version: str | None) -> ModelManifest:
@@ -57,30 +56,6 @@ def _manifest(value: bytes) -> ModelManifest | None:
         return None  # the workers say so; there may be others
 
 
-def bundle_folder(manifest: ModelManifest) -> Path:
-    """Return the folder of a published bundle; `NotPublished` where it can't be read here or is another one.
-
-    >>> bundle_folder(ModelManifest(version="v7", location="s3://b/v7", manifest_sha256="0" * 64, published_at=0))
-    Traceback (most recent call last):
-    infra.sagemaker.published.NotPublished: v7 is at s3://b/v7, which is no folder here: run this where the workers run
-    """
-    location = urlsplit(manifest.location)
-    if location.scheme not in ("", "file"):
-        raise NotPublished(
-            f"{manifest.version} is at {manifest.location}, which is no folder here: run this where the workers run"
-        )
-    folder = Path(unquote(location.path) if location.scheme else manifest.location)
-    try:
-        sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-    except OSError as error:
-        raise NotPublished(
-            f"{folder}: {error.strerror}, and topic models says that {manifest.version} is there"
-        ) from error
-    if sha256 != manifest.manifest_sha256:
-        raise NotPublished(f"{folder}: its manifest is not the one that was published as {manifest.version}")
-    return folder
-
-
 def read(kafka: KafkaSettings, *, prefix: str, version: str | None) -> Path:
-    """Return the folder of a version on topic `models`, or of the newest one; raises `NotPublished`."""
-    return bundle_folder(asyncio.run(published(kafka, prefix=prefix, version=version)))
+    """Return the folder of a version on topic `models`, or of the newest; raises `NotPublished`, `BundleRefused`."""
+    return folder_of(asyncio.run(published(kafka, prefix=prefix, version=version)))

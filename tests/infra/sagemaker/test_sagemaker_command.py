@@ -5,16 +5,14 @@ import json
 import os
 
 import boto3
-import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
 
 from infra.command import main
 from infra.sagemaker import promotion
-from infra.sagemaker.published import NotPublished, bundle_folder, published
-from online.publish import manifest_of, publish
-from streams.contract import ModelManifest
+from infra.sagemaker.published import NotPublished, published
+from online.publish import publish
 from tests.infra.sagemaker.test_promotion import Instances, everything
 
 SUBMIT = (
@@ -132,29 +130,3 @@ async def test_a_topic_without_a_bundle_says_how_to_get_one(kafka, topics):
         await published(kafka, prefix=topics, version=None)
     with pytest.raises(NotPublished, match=f"no topic {topics}other.models here: run 'linkcast topics apply'"):
         await published(kafka, prefix=f"{topics}other.", version=None)
-
-
-def test_a_published_folder_is_found_by_url_and_by_path(write, tmp_path):
-    folder = write(tmp_path / "a folder, with ä")
-    manifest = manifest_of(folder, published_at=0)
-
-    assert bundle_folder(manifest) == folder
-    assert bundle_folder(msgspec.structs.replace(manifest, location=str(folder))) == folder
-
-
-def test_a_folder_that_is_gone_or_holds_another_bundle_is_told(folder):
-    manifest = manifest_of(folder, published_at=0)
-    (folder / "manifest.json").write_bytes(b"{}")
-    with pytest.raises(NotPublished, match="its manifest is not the one that was published"):
-        bundle_folder(manifest)
-
-    (folder / "manifest.json").unlink()
-    with pytest.raises(NotPublished, match=f"No such file.*topic models says that {folder.name} is there"):
-        bundle_folder(manifest)
-
-
-def test_a_bundle_in_s3_is_told_to_be_out_of_reach():
-    manifest = ModelManifest(version="v7", location="s3://b/v7", manifest_sha256="0" * 64, published_at=0)
-
-    with pytest.raises(NotPublished, match="run this where the workers run"):
-        bundle_folder(manifest)

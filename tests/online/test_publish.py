@@ -1,0 +1,39 @@
+"""What topic `models` says of a bundle leads back to that bundle and no other."""
+
+import msgspec
+import pytest
+
+from online.bundle import BundleRefused
+from online.publish import folder_of, manifest_of
+from streams.contract import ModelManifest
+
+
+@pytest.fixture
+def folder(write, tmp_path):
+    return write(tmp_path / "bundles")
+
+
+def test_a_published_folder_is_found_by_url_and_by_path(write, tmp_path):
+    folder = write(tmp_path / "a folder, with ä")
+    manifest = manifest_of(folder, published_at=0)
+
+    assert folder_of(manifest) == folder
+    assert folder_of(msgspec.structs.replace(manifest, location=str(folder))) == folder
+
+
+def test_a_folder_that_is_gone_or_holds_another_bundle_is_told(folder):
+    manifest = manifest_of(folder, published_at=0)
+    (folder / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(BundleRefused, match="its manifest is not the one that was published"):
+        folder_of(manifest)
+
+    (folder / "manifest.json").unlink()
+    with pytest.raises(BundleRefused, match=f"No such file.*topic models says that {folder.name} is there"):
+        folder_of(manifest)
+
+
+def test_a_bundle_in_s3_is_told_to_be_out_of_reach():
+    manifest = ModelManifest(version="v7", location="s3://b/v7", manifest_sha256="0" * 64, published_at=0)
+
+    with pytest.raises(BundleRefused, match="which is no folder here"):
+        folder_of(manifest)
