@@ -22,7 +22,7 @@ import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from infra.broker import jars
-from infra.broker.config import HEAP, LEAN, server_properties
+from infra.broker.config import JVM, JVM_OF_TOOLS, server_properties
 from infra.broker.failure import cause_in
 from infra.java import find_java
 from streams.contract import LinkcastError
@@ -152,8 +152,8 @@ class EmbeddedBroker:
         properties = self.home / "server.properties"
         properties.write_text(server_properties(data=self.data, port=port, controller_port=controller_port), "ascii")
         if not (self.data / "meta.properties").exists():
-            self._format([*jvm, *LEAN], properties)
-        pid = self._launch([*jvm, *HEAP, *LEAN, "kafka.Kafka", str(properties)])
+            self._format([*jvm, *JVM_OF_TOOLS], properties)
+        pid = self._launch([*jvm, *JVM, "kafka.Kafka", str(properties)])
         running = Running(
             bootstrap=f"127.0.0.1:{port}",
             controller_port=controller_port,
