@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from lambda_adapter.at_once import each
 from lambda_adapter.insights import EXPIRES, Explained, expiry, is_unmet, model_used
-from lambda_adapter.outbox import Outbox, each
+from lambda_adapter.outbox import Outbox
 from lambda_adapter.records import Change
 
 WINDOW_MS = 5 * 60 * 1000
@@ -75,17 +76,17 @@ class Alerts:
         opened = self._opened(alerts)
         ports, failed = each(self._add_ports, opened, opened.values())
         entries: dict[str, dict[str, Any]] = {}
-        needed: list[str] = []
+        rests_on: list[str] = []  # the alert that each is a part of, else its node and window
         for alert in alerts:
             window = _window_id(alert.change)
             if window in failed or not self.merits(alert.change):
-                needed.append(window)
+                rests_on.append(window)
                 continue
             alert_id, entry = self._entry(alert, ports[window])
             entries.setdefault(alert_id, entry)
-            needed.append(alert_id)
+            rests_on.append(alert_id)
         failed |= self._outbox.publish(entries)
-        return [failed.get(id_) for id_ in needed]
+        return [failed.get(name) for name in rests_on]
 
     def _opened(self, alerts: Iterable[Alert]) -> dict[str, set[str]]:
         """Return the ports that opened by node and window; none where only an alert has to know of the others'."""

@@ -7,20 +7,17 @@ only if EventBridge took it and its answer or the mark got lost, which nobody ca
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from lambda_adapter.at_once import POOL, each
 from lambda_adapter.insights import EXPIRES, expiry, is_unmet
 from streams.contract import LinkcastError
 
-T = TypeVar("T")
 Entries = Mapping[str, dict[str, Any]]
 """Entries of PutEvents by their identity."""
 
-CALLS_AT_ONCE = 10
-"""As many connections as a client of botocore keeps."""
 ENTRIES_MAX = 10
 """Of one PutEvents call."""
 CLAIMS_MAX = 100
@@ -91,7 +88,7 @@ class Outbox:
     def _publish_claimed(self, entries: Entries) -> dict[str, Exception]:
         to_send = [entry_id for entry_id in entries if entry_id not in self._published]
         refused: dict[str, Exception] = {}
-        for answer in _POOL.map(
+        for answer in POOL.map(
             lambda ids: self._put_events({i: entries[i] for i in ids}), _chunks(to_send, ENTRIES_MAX)
         ):
             refused |= answer
@@ -153,27 +150,11 @@ class Outbox:
 
 
 _FOR_GOOD = 1 << 62
-_POOL = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="calls to AWS")
 
 
 def outbox_key(entry_id: str) -> dict[str, str]:
     """Return the key of an entry's claim."""
     return {"entity_id": f"outbox_{entry_id}", "timestamp": "alert"}
-
-
-def each(
-    call: Callable[..., T], names: Iterable[str], *more: Iterable[Any]
-) -> tuple[dict[str, T], dict[str, Exception]]:
-    """Call AWS for each name at once, as each call waits for its answer; return the answers and the errors by name."""
-    done: dict[str, T] = {}
-    failed: dict[str, Exception] = {}
-    calls = {name: _POOL.submit(call, name, *arguments) for name, *arguments in zip(names, *more, strict=True)}
-    for name, answer in calls.items():
-        try:
-            done[name] = answer.result()
-        except (BotoCoreError, ClientError) as error:
-            failed[name] = error
-    return done, failed
 
 
 def _chunks(names: Sequence[str], size: int) -> Iterable[Sequence[str]]:

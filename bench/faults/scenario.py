@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ class Stuck(LinkcastError):
     """The workers did not go on."""
 
 
+async def _until(is_so: Callable[[], object], otherwise: Callable[[], Exception]) -> None:
+    """Wait until it is so; raise what `otherwise` makes if it still isn't after `MOVES_WITHIN_S`."""
+    deadline = time.monotonic() + MOVES_WITHIN_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise otherwise()
+        await asyncio.sleep(WATCH_S)
+
+
 class Worker:
     """A `linkcast worker` as a process of its own."""
 
@@ -61,11 +70,10 @@ class Worker:
 
     async def says(self, text: str, *, more_than: int = 0) -> None:
         """Wait until its log has `text` more often than that; raise `FaultDidNotFire` if it never has."""
-        deadline = time.monotonic() + MOVES_WITHIN_S
-        while self._said(text) <= more_than:
-            if time.monotonic() > deadline:
-                raise FaultDidNotFire(f"a worker did not say {text!r}; {self.last_words()}")
-            await asyncio.sleep(WATCH_S)
+        await _until(
+            lambda: self._said(text) > more_than,
+            lambda: FaultDidNotFire(f"a worker did not say {text!r}; {self.last_words()}"),
+        )
 
     def takeovers(self) -> int:
         """Return how often it has taken a partition over."""
@@ -140,28 +148,26 @@ class Scenario:
 
     async def moved(self) -> None:
         """Wait until each partition's committed offset has moved since the last fault, or at all."""
-        deadline = time.monotonic() + MOVES_WITHIN_S
-        while not (self.faults[-1].recovered_s if self.faults else _all_moved(self.offsets, {})):
-            if time.monotonic() > deadline:
-                raise Stuck(
-                    f"not all partitions were committed within {MOVES_WITHIN_S:g} s of a fault, now {self.offsets}; of "
-                    f"the worker started last {self.workers[-1].last_words()}"
-                )
-            await asyncio.sleep(WATCH_S)
+        await _until(
+            lambda: self.faults[-1].recovered_s if self.faults else _all_moved(self.offsets, {}),
+            lambda: Stuck(
+                f"not all partitions were committed within {MOVES_WITHIN_S:g} s of a fault, now {self.offsets}; of "
+                f"the worker started last {self.workers[-1].last_words()}"
+            ),
+        )
 
     async def shared_among(self, n: int) -> None:
         """Wait until the group's partitions are shared out among so many members.
 
         Their logs don't tell: who is quick to rejoin logs what it took over before and after.
         """
-        deadline = time.monotonic() + MOVES_WITHIN_S
-        while self.sharing != n:
-            if time.monotonic() > deadline:
-                raise Stuck(
-                    f"the group was not shared out among {n} members within {MOVES_WITHIN_S:g} s, but among "
-                    f"{self.sharing} (0: it rebalances); of the worker started last {self.workers[-1].last_words()}"
-                )
-            await asyncio.sleep(WATCH_S)
+        await _until(
+            lambda: self.sharing == n,
+            lambda: Stuck(
+                f"the group was not shared out among {n} members within {MOVES_WITHIN_S:g} s, but among "
+                f"{self.sharing} (0: it rebalances); of the worker started last {self.workers[-1].last_words()}"
+            ),
+        )
 
     async def kill(self, worker: Worker) -> None:
         """SIGKILL a worker and note it."""
@@ -201,11 +207,10 @@ class Scenario:
         worker = await self.start("--instance", "a")
         await worker.takes_over(more_than=PARTITIONS - 1)
         ends = {p: records[-1].offset + 1 for p, records in (await read(self.kafka, f"{self.prefix}metrics")).items()}
-        deadline = time.monotonic() + MOVES_WITHIN_S
-        while self.offsets != ends:
-            if time.monotonic() > deadline:
-                raise Stuck(f"committed {self.offsets} of {ends} at the end; {worker.last_words()}")
-            await asyncio.sleep(WATCH_S)
+        await _until(
+            lambda: self.offsets == ends,
+            lambda: Stuck(f"committed {self.offsets} of {ends} at the end; {worker.last_words()}"),
+        )
         worker.send(signal.SIGTERM)
         await worker.ended(0)
 
