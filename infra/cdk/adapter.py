@@ -121,7 +121,6 @@ def _environment(deployment: Deployment, data: Data, bus: events.EventBus) -> di
         "LINKCAST_BUS": bus.event_bus_name,
         "LINKCAST_DEAD_TOPIC": f"{deployment.prefix}{DEAD_TOPIC}",
         "LINKCAST_ALERT_RISK": str(deployment.alert_risk),
-        "LINKCAST_INCIDENT_PORTS": str(deployment.incident_ports),
         **{name: value for name, value in optional.items() if value},
     }
 

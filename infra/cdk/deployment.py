@@ -49,8 +49,6 @@ class Deployment:
         What the language model, and all of it, may cost before an alarm; nothing is switched off by either.
     alert_risk
         Risk (0 to 100) from which a change becomes an alert.
-    incident_ports
-        So many ports of one node that open within five minutes are one incident and one alert (2 to 500).
     """
 
     region: str = "us-east-1"
@@ -59,7 +57,6 @@ class Deployment:
     workers: int = 2
     alert_email: str = ""
     alert_risk: int = 80
-    incident_ports: int = 8
     bedrock_model: str = ""
     model_data: str = ""
     trusted_pem: str = ""
@@ -77,8 +74,6 @@ class Deployment:
             raise DeploymentRefused(f"workers={self.workers}: choose 1 to {self.partitions}, the number of partitions")
         if not 0 <= self.alert_risk <= 100:
             raise DeploymentRefused(f"alert_risk={self.alert_risk}: choose 0 to 100")
-        if not 2 <= self.incident_ports <= 500:
-            raise DeploymentRefused(f"incident_ports={self.incident_ports}: choose 2 to 500")
         if self.model_data and not self.model_data.startswith("s3://"):
             raise DeploymentRefused(f"model_data={self.model_data}: give the s3:// address of a model.tar.gz")
         if self.model_data and "BEGIN PUBLIC KEY" not in self.trusted_pem:

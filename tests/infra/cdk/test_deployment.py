@@ -19,7 +19,6 @@ def test_a_command_line_gives_text_and_a_deployment_has_numbers():
         ({"partitions": "many"}, "give a whole number"),
         ({"workers": "9"}, "choose 1 to 8, the number of partitions"),
         ({"alert_risk": "101"}, "choose 0 to 100"),
-        ({"incident_ports": "1"}, "choose 2 to 500"),
         ({"model_data": "/tmp/model.tar.gz", "trusted_pem": "-----BEGIN PUBLIC KEY-----"}, "give the s3:// address"),
         ({"model_data": "s3://models/bundles/m.tar.gz"}, "trusts no key"),
     ],
