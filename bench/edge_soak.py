@@ -102,7 +102,12 @@ def draw(records: int) -> Plan:
     """Draw the faults of so many records, at least one of each kind."""
     counts = [max(1, records // share) for share in (5_000, 300, 1_000, 20_000)]
     drawn = iter(random.Random(SEED).sample(range(records), sum(counts)))
-    return Plan(*({(i % PARTITIONS, i // PARTITIONS) for i, _ in zip(drawn, range(n), strict=False)} for n in counts))
+    return Plan(*({id_of(i) for i, _ in zip(drawn, range(n), strict=False)} for n in counts))
+
+
+def id_of(i: int) -> Id:
+    """Return where record `i` lies."""
+    return i % PARTITIONS, i // PARTITIONS
 
 
 def _soak(kafka: KafkaSettings, folder: Path, plan: Plan, how: tuple[str, ...], environment: Mapping[str, str]) -> Soak:
@@ -173,18 +178,20 @@ def _said(soak: Soak) -> str:
 
 async def _given_up(soak: Soak) -> list[Id]:
     """Return what the on-failure topic holds, by partition and offset at the source."""
-    arguments = soak.kafka.client_arguments() | {"enable_auto_commit": False}
-    found = []
-    async with AIOKafkaConsumer(**arguments, auto_offset_reset="earliest") as consumer:
-        async for records in read_to_end(consumer, TopicPartition(f"{soak.topic}.dead", 0)):
-            for record in records:
-                said = json.loads(dict(record.headers)["lambda-failure"])
-                found.append((said["partition"], said["offset"]))
-    return found
+    kept = [json.loads(headers["lambda-failure"]) for headers in await headers_in(soak.kafka, f"{soak.topic}.dead")]
+    return [(said["partition"], said["offset"]) for said in kept]
+
+
+async def headers_in(kafka: KafkaSettings, topic: str) -> list[dict[str, bytes]]:
+    """Return the headers of all records of a topic of one partition."""
+    arguments = kafka.client_arguments() | {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
+    async with AIOKafkaConsumer(**arguments) as consumer:
+        fetched = [records async for records in read_to_end(consumer, TopicPartition(topic, 0))]
+    return [dict(record.headers) for records in fetched for record in records]
 
 
 def _found(folder: Path, plan: Plan, records: int, batch_size: int, given_up: list[Id]) -> dict[str, object]:
-    everything = {(i % PARTITIONS, i // PARTITIONS) for i in range(records)}
+    everything = {id_of(i) for i in range(records)}
     did = Counter((int(p), int(o)) for p, o in (line.split()[:2] for line in _text(folder / "done")))
     attempts = _attempts(folder)
     bound = 1 + math.ceil(math.log2(batch_size))

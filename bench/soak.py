@@ -11,12 +11,10 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
 from bench import edge_soak, soak_aws
 from bench.soak_changes import Due, compared, due_of, is_malformed, is_unscored, value_of
 from infra.broker.process import running_broker
-from streams.kafka import KafkaSettings, read_to_end
+from streams.kafka import KafkaSettings
 
 TIME_OUT_S = 20.0  # the adapter begins no record in its last 15
 CONCURRENCY = 2
@@ -57,14 +55,8 @@ def _environment(url: str, kafka: KafkaSettings, dead_topic: str) -> dict[str, s
 
 async def _letters(kafka: KafkaSettings, topic: str) -> Counter[edge_soak.Id]:
     """Count the dead letters by partition and offset at the source."""
-    found = Counter[edge_soak.Id]()
-    arguments = kafka.client_arguments() | {"enable_auto_commit": False}
-    async with AIOKafkaConsumer(**arguments, auto_offset_reset="earliest") as consumer:
-        async for letters in read_to_end(consumer, TopicPartition(topic, 0)):
-            for letter in letters:
-                at = dict(letter.headers)
-                found[int(at["partition"]), int(at["offset"])] += 1
-    return found
+    letters = await edge_soak.headers_in(kafka, topic)
+    return Counter((int(at["partition"]), int(at["offset"])) for at in letters)
 
 
 def _found(records: int, aws: soak_aws.FaultyAws) -> dict[str, object]:
@@ -86,7 +78,7 @@ def _found(records: int, aws: soak_aws.FaultyAws) -> dict[str, object]:
 
 def _buried(records: int, letters: Counter[edge_soak.Id]) -> dict[str, int]:
     poison = edge_soak.draw(records).poison
-    due = {_id(i) for i in range(records) if is_malformed(i)} - poison
+    due = {edge_soak.id_of(i) for i in range(records) if is_malformed(i)} - poison
     return {
         "letters": len(letters),
         "letters_lost": len(due - letters.keys()),
@@ -102,11 +94,7 @@ def _dues(records: int) -> list[Due]:
 def _answerable(records: int) -> list[int]:
     """Return the records that are neither malformed nor bring the function down."""
     poison = edge_soak.draw(records).poison
-    return [i for i in range(records) if not is_malformed(i) and _id(i) not in poison]
-
-
-def _id(i: int) -> edge_soak.Id:
-    return i % edge_soak.PARTITIONS, i // edge_soak.PARTITIONS
+    return [i for i in range(records) if not is_malformed(i) and edge_soak.id_of(i) not in poison]
 
 
 def failed(figures: dict[str, object]) -> list[str]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from bench.edge_soak import PARTITIONS
+from bench.edge_soak import PARTITIONS, id_of
 from lambda_adapter.alerts import WINDOW_MS
 
 START_MS = 1_767_225_600_000  # an edge of the windows
@@ -69,7 +69,7 @@ def _malformed(i: int) -> bytes | None:
 def _event(i: int) -> dict[str, Any]:
     step, (block, within) = i // PARTITIONS % len(_CHANGES), divmod(_episode(i) // PARTITIONS, _EPISODES_A_BLOCK)
     opened_at = START_MS + block * WINDOW_MS + within * 10
-    event = {"v": 1, "ts": opened_at + step, "src": f"{i % PARTITIONS}:{i // PARTITIONS}:0"}
+    event = {"v": 1, "ts": opened_at + step, "src": "{}:{}:0".format(*id_of(i))}
     if is_unscored(i):
         return event | {"stream_id": f"edge-{_episode(i)}/{step}", "features": _FEATURES}
     stream_id = f"{_node(i)}/{within}"

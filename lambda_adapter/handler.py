@@ -135,8 +135,8 @@ class _Invocation:
         failures: list[Failure] = [
             (raw, error) for (raw, _alert), error in zip(self._alerts, errors, strict=True) if error
         ]
-        sent = [alert for (_raw, alert), error in zip(self._alerts, errors, strict=True) if not error]
-        _count("Alerts", sum(self._of.alerts.merits(alert.change) for alert in sent))
+        done = [alert for (_raw, alert), error in zip(self._alerts, errors, strict=True) if not error]
+        _count("Alerts", sum(self._of.alerts.merits(alert.change) for alert in done))
         return failures + self._send_letters(failures)
 
     def _send_letters(self, failures: list[Failure]) -> list[Failure]:
@@ -218,7 +218,10 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
     """Wire an adapter to AWS."""
     dynamodb = session.resource("dynamodb", config=client_config(3))
     table = dynamodb.Table(settings.table)
-    enrichment = _enrichment(settings, session, table)
+    has_circuits = settings.endpoint or settings.bedrock_model
+    # Powertools' circuits take a plain client: a resource's own would serialise their items once more.
+    circuits = session.client("dynamodb", config=client_config(3)) if has_circuits else None
+    enrichment = _enrichment(settings, circuits, table)
     return Adapter(
         insights=Insights(table),
         alerts=Alerts(
@@ -236,7 +239,7 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
             sasl_mechanism=settings.sasl_mechanism,
         ),
         scorer=Scorer(
-            endpoint=_endpoint(settings, session),
+            endpoint=_endpoint(settings, session, circuits),
             language_model=LanguageScorer(enrichment.bedrock) if enrichment else None,
         ),
         enrichment=enrichment,
@@ -244,24 +247,18 @@ def build(settings: Settings, session: boto3.session.Session) -> Adapter:
     )
 
 
-def _circuits(session: boto3.session.Session) -> Any:
-    # Powertools' circuits take a plain client: a resource's own would serialise their items once more.
-    return session.client("dynamodb", config=client_config(3))
-
-
-def _endpoint(settings: Settings, session: boto3.session.Session) -> Endpoint | None:
+def _endpoint(settings: Settings, session: boto3.session.Session, circuits: Any) -> Endpoint | None:
     if not settings.endpoint:
         return None
     # One attempt: the breaker counts, and the rules answer sooner than a second one would.
     sagemaker = session.client("sagemaker-runtime", config=client_config(1))
-    store = breaker_store(_circuits(session), settings.table)
-    return sagemaker_endpoint(sagemaker, settings.endpoint, store, _on_transition)
+    return sagemaker_endpoint(sagemaker, settings.endpoint, breaker_store(circuits, settings.table), _on_transition)
 
 
-def _enrichment(settings: Settings, session: boto3.session.Session, table: Any) -> Enrichment | None:
+def _enrichment(settings: Settings, circuits: Any, table: Any) -> Enrichment | None:
     if not settings.bedrock_model:
         return None
-    breaker = breaker_of(_circuits(session), settings.table, settings.bedrock_model, on_transition=_on_transition)
+    breaker = breaker_of(circuits, settings.table, settings.bedrock_model, on_transition=_on_transition)
     return Enrichment(bedrock_client(), settings.bedrock_model, breaker, Budget(table), Cache(table))
 
 
