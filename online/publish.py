@@ -39,11 +39,13 @@ def folder_of(manifest: ModelManifest) -> Path:
 
     >>> folder_of(ModelManifest(version="v7", location="s3://b/v7", manifest_sha256="0" * 64, published_at=0))
     Traceback (most recent call last):
-    online.bundle.BundleRefused: v7 is at s3://b/v7, which is no folder here
+    online.bundle.BundleRefused: v7 is at s3://b/v7, which is no folder here: run this where the workers run
     """
     location = urlsplit(manifest.location)
     if location.scheme not in ("", "file"):
-        raise BundleRefused(f"{manifest.version} is at {manifest.location}, which is no folder here")
+        raise BundleRefused(
+            f"{manifest.version} is at {manifest.location}, which is no folder here: run this where the workers run"
+        )
     folder = Path(unquote(location.path) if location.scheme else manifest.location)
     try:
         with (folder / "manifest.json").open("rb") as file:

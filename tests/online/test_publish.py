@@ -35,5 +35,5 @@ def test_a_folder_that_is_gone_or_holds_another_bundle_is_told(folder):
 def test_a_bundle_in_s3_is_told_to_be_out_of_reach():
     manifest = ModelManifest(version="v7", location="s3://b/v7", manifest_sha256="0" * 64, published_at=0)
 
-    with pytest.raises(BundleRefused, match="which is no folder here"):
+    with pytest.raises(BundleRefused, match="run this where the workers run"):
         folder_of(manifest)
