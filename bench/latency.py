@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from bench.cluster import Cluster, cluster, cpu_s, until_taken
+from bench.cluster import Cluster, cluster, cpu_s, stolen_pct, until_taken
 from bench.open_loop import Flow, Flowed, Int64s, flowing
 from infra.demo.processes import Child
 from infra.progress import step
 
 LOADER_LATE_MS_MAX = 2.0
+STOLEN_PCT_MAX = 1.0
+"""Of the cores' time, what the host of a virtual machine may give to others: p99 is of one hundredth of the time."""
 WARM_S = 20.0
 """A fresh broker interprets its Java: for its first seconds it falls behind a load that is easy for it later."""
 _QUANTILES = {"p50_ms": 50.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
@@ -25,8 +27,8 @@ def bench(
 ) -> dict[str, object]:  # fmt: skip
     """Measure `seconds` at `rate` events/s, after `warm_s` of the same, with one worker on one core.
 
-    `void` says why the figures don't count: a loader that was late itself. Each event has to have exactly one
-    prediction, else `MeasurementFailed`.
+    `void` says why the figures don't count: a loader that was late itself, or a host that had given the cores to others
+    (`stolen_pct`). Each event has to have exactly one prediction, else `MeasurementFailed`.
     """
     with cluster(model) as stage, stage.worker() as worker:
         until_taken(worker)
@@ -43,21 +45,25 @@ def measure(stage: Cluster, worker: Child, flow: Flow) -> dict[str, object]:
     """Send the flow through a worker that is there, and return latencies, lateness and the worker's CPU."""
     process = psutil.Process(worker.process.pid)
     with step(f"{flow.rate:,} events/s for {flow.seconds:g} s"), flowing(stage.kafka, flow) as running:
-        before = cpu_s(process)
+        before_s, host_before = cpu_s(process), psutil.cpu_times()
         flowed = running.finish()
-        used_s = cpu_s(process) - before
-    return _figures(flowed) | {"cpu_us_per_event": round(used_s / flow.events * 1e6, 2)}
+        used_s, host = cpu_s(process) - before_s, psutil.cpu_times()
+    figures = _figures(flowed, stolen_pct(host_before, host))
+    return figures | {"cpu_us_per_event": round(used_s / flow.events * 1e6, 2)}
 
 
-def _figures(flowed: Flowed) -> dict[str, object]:
+def _figures(flowed: Flowed, stolen_pct: float) -> dict[str, object]:
     late = _quantiles(flowed.sent - flowed.due)
     void = None
-    if late["p99_ms"] > LOADER_LATE_MS_MAX:
+    if stolen_pct > STOLEN_PCT_MAX:
+        void = f"the host gave {stolen_pct} % of the cores' time to others, at most {STOLEN_PCT_MAX:g}"
+    elif late["p99_ms"] > LOADER_LATE_MS_MAX:
         void = f"the loader itself was {late['p99_ms']} ms late at p99, at most {LOADER_LATE_MS_MAX:g}"
     return {
         **_quantiles(flowed.answered - flowed.due),
         "acknowledged": _quantiles(flowed.acknowledged - flowed.due),
         "loader_late": late,
+        "stolen_pct": stolen_pct,
         "void": void,
     }
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
@@ -93,10 +94,23 @@ def test_latency_counts_from_when_an_event_was_due_however_late_it_left():
     due = np.array([0, 5_000_000, 10_000_000])
     sent, answered = due + 3_000_000, due + 7_000_000
 
-    figures = latency._figures(Flowed(due, sent, sent, answered, np.zeros(3, np.int8), 0))
+    figures = latency._figures(Flowed(due, sent, sent, answered, np.zeros(3, np.int8), 0), 0.2)
 
     assert figures["p50_ms"] == 7.0
     assert figures["void"] == "the loader itself was 3.0 ms late at p99, at most 2"
+
+
+def test_latency_of_cores_that_the_host_gave_to_others_is_no_figure():
+    due = np.array([0, 5_000_000])
+    before = psutil.cpu_times()
+    after = before._replace(idle=before.idle + 190.0, steal=before.steal + 10.0)
+    quiet, busy = (
+        latency._figures(Flowed(due, due, due, due + 1, np.zeros(2, np.int8), 0), cluster.stolen_pct(before, later))
+        for later in (before._replace(idle=before.idle + 190.0), after)
+    )
+
+    assert quiet["void"] is None
+    assert busy["void"] == "the host gave 5.0 % of the cores' time to others, at most 1"
 
 
 def test_a_flow_is_due_evenly_and_its_event_time_keeps_pace():

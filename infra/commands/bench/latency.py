@@ -19,8 +19,9 @@ def command(rate: int, seconds: float, streams: int, model: Path | None, as_json
     """Time events from when they are due to when their prediction is read, at a fixed rate, on one core.
 
     An open loop on a broker of its own: a stall is never hidden, since the schedule doesn't wait. Prints p50_ms,
-    p99_ms, p999_ms and max_ms, the same of the broker's acknowledgement and of the loader's own lateness, and
-    cpu_us_per_event. Exits with 1 unless each event has exactly one prediction, and if the loader was late itself.
+    p99_ms, p999_ms and max_ms, the same of the broker's acknowledgement and of the loader's own lateness,
+    cpu_us_per_event, and stolen_pct, the share of the cores' time that a virtual machine's host gave to others. Exits
+    with 1 unless each event has exactly one prediction, and if the loader was late itself or over 1 % was stolen.
 
     \b
         linkcast bench latency --rate 10000 --json
