@@ -1,11 +1,12 @@
 """What an event costs at live rates, where batches are small, beside what it costs of a drained backlog.
 
 A benchmark that only drains a backlog hides the fixed cost of a batch; this one shows it as a ratio. Beside it stands
-what the machine adds: the same small batch costs more where the core has slept before it, its caches and clock gone.
+what the machine adds: the same small batch costs more where some time passed before it, asleep or not, since on a core
+that is shared with others its caches are theirs by then.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from streams.records import Records, Taken
 from streams.stream_table import StreamTable
 
 RATES = (5_000, 20_000, 50_000)
-IDLE_MS = 10
+PAUSE_MS = 10
 _BATCHES, _BATCH_EVENTS = 300, 25
 
 
@@ -30,7 +31,8 @@ def bench(
     `void` names the rates that were not held; what an event costs there is no figure. `decoded_batch_of_25_us` is the
     CPU of decode and kernel for one batch in this process, without a broker.
     """
-    awake, idle = (_batch_us(streams, pause_ms / 1_000) for pause_ms in (0, IDLE_MS))
+    pauses = {"back to back": _none, f"after {PAUSE_MS} ms of sleep": _sleep, f"after {PAUSE_MS} ms of spinning": _spin}
+    batch_us = {name: _batch_us(streams, pause) for name, pause in pauses.items()}
     drained = hop.bench(events=events, streams=streams, model=model)
     backlog_us = float(str(drained["cpu_us_per_event"]))
     us, void = {}, {}
@@ -42,14 +44,14 @@ def bench(
     return {
         "cpu_us_per_event": us | {"backlog": backlog_us},
         "times_backlog": {rate: round(cost / backlog_us, 2) for rate, cost in us.items()},
-        f"decoded_batch_of_{_BATCH_EVENTS}_us": {"back to back": awake, f"after {IDLE_MS} ms of sleep": idle},
+        f"decoded_batch_of_{_BATCH_EVENTS}_us": batch_us,
         "void": void or None,
         "seconds": seconds,
         "streams": streams,
     }
 
 
-def _batch_us(streams: int, pause_s: float) -> float:
+def _batch_us(streams: int, pause: Callable[[], None]) -> float:
     """Return µs of CPU of a small batch through decode and kernel, each after a pause; all streams are known before."""
     table = StreamTable(streams_max=streams)
     n = streams + _BATCHES * _BATCH_EVENTS
@@ -58,8 +60,22 @@ def _batch_us(streams: int, pause_s: float) -> float:
     advance(table, log[:streams])
     used_s = 0.0
     for at in range(streams, n, _BATCH_EVENTS):
-        time.sleep(pause_s)
+        pause()
         before_s = time.thread_time()
         advance(table, log[at : at + _BATCH_EVENTS])
         used_s += time.thread_time() - before_s
     return round(used_s / _BATCHES * 1e6, 1)
+
+
+def _none() -> None:
+    """Go on at once."""
+
+
+def _sleep() -> None:
+    time.sleep(PAUSE_MS / 1_000)
+
+
+def _spin() -> None:
+    until = time.perf_counter() + PAUSE_MS / 1_000
+    while time.perf_counter() < until:
+        pass
