@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from bench.cluster import Cluster, cluster, cpu_s, stolen_pct, until_taken
+from bench.cluster import cluster, cpu_s, stolen_pct, until_taken
 from bench.open_loop import Flow, Flowed, Int64s, flowing
-from infra.demo.processes import Child
 from infra.progress import step
 
 LOADER_LATE_MS_MAX = 2.0
@@ -30,26 +29,25 @@ def bench(
     `void` says why the figures don't count: a loader that was late itself, or a host that had given the cores to others
     (`stolen_pct`). Each event has to have exactly one prediction, else `MeasurementFailed`.
     """
+    # One flow, as a pause between two would let caches go cold: the first second after it was a tenth of what is late.
+    flow = Flow(rate, warm_s + seconds, streams)
     with cluster(model) as stage, stage.worker() as worker:
         until_taken(worker)
-        warm = Flow(rate, warm_s, streams)
-        # Its ports report on as if nothing had been: a jump in time would empty every window and fill the snapshots.
-        measured = Flow(rate, seconds, streams, warm.end_ms)
-        with step(f"warming up for {warm_s:g} s"), flowing(stage.kafka, warm) as running:
-            running.finish()
-        figures = measure(stage, worker, measured)
-    return figures | {"rate": rate, "seconds": seconds, "streams": streams, "model": stage.bundle.name}
-
-
-def measure(stage: Cluster, worker: Child, flow: Flow) -> dict[str, object]:
-    """Send the flow through a worker that is there, and return latencies, lateness and the worker's CPU."""
-    process = psutil.Process(worker.process.pid)
-    with step(f"{flow.rate:,} events/s for {flow.seconds:g} s"), flowing(stage.kafka, flow) as running:
-        before_s, host_before = cpu_s(process), psutil.cpu_times()
-        flowed = running.finish()
-        used_s, host = cpu_s(process) - before_s, psutil.cpu_times()
-    figures = _figures(flowed, stolen_pct(host_before, host))
-    return figures | {"cpu_us_per_event": round(used_s / flow.events * 1e6, 2)}
+        process = psutil.Process(worker.process.pid)
+        with step(f"{rate:,} events/s for {flow.seconds:g} s"), flowing(stage.kafka, flow) as running:
+            running.until(warm_s)
+            before_s, host_before = cpu_s(process), psutil.cpu_times()
+            running.until(flow.seconds)
+            used_s, host = cpu_s(process) - before_s, psutil.cpu_times()
+            flowed = running.finish().since(int(rate * warm_s))
+    return {
+        **_figures(flowed, stolen_pct(host_before, host)),
+        "cpu_us_per_event": round(used_s / (rate * seconds) * 1e6, 2),
+        "rate": rate,
+        "seconds": seconds,
+        "streams": streams,
+        "model": stage.bundle.name,
+    }
 
 
 def _figures(flowed: Flowed, stolen_pct: float) -> dict[str, object]:

@@ -76,6 +76,10 @@ class Flowed(NamedTuple):
     partition: NDArray[np.int8]  # of its prediction
     repeats: int
 
+    def since(self, event: int) -> "Flowed":
+        """Return the flow without the events before this one."""
+        return Flowed(*(column[event:] for column in self[:-1]), self.repeats)
+
 
 class _Prediction(msgspec.Struct):
     stream_id: str
