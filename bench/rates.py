@@ -28,24 +28,25 @@ def bench(
 ) -> dict[str, object]:  # fmt: skip
     """Measure `cpu_us_per_event` at each rate (events/s) and of a backlog of `events`, and each rate's ratio to that.
 
-    `void` names the rates that were not held; what an event costs there is no figure. `decoded_batch_of_25_us` is the
-    CPU of decode and kernel for one batch in this process, without a broker.
+    `void` names the rates at which what an event costs is no figure, as in `bench.latency`. `decoded_batch_of_25_us` is
+    the CPU of decode and kernel for one batch in this process, without a broker.
     """
     pauses = {"back to back": _none, f"after {PAUSE_MS} ms of sleep": _sleep, f"after {PAUSE_MS} ms of spinning": _spin}
     batch_us = {name: _batch_us(streams, pause) for name, pause in pauses.items()}
     drained = hop.bench(events=events, streams=streams, model=model)
     backlog_us = float(str(drained["cpu_us_per_event"]))
-    us, void = {}, {}
+    us: dict[str, float] = {}
+    void: list[str] = []
     for rate in rates:
         live = latency.bench(rate=rate, seconds=seconds, streams=streams, warm_s=warm_s, model=model)
         us[str(rate)] = float(str(live["cpu_us_per_event"]))
         if live["void"]:
-            void[str(rate)] = live["void"]
+            void.append(f"at {rate} events/s {live['void']}")
     return {
         "cpu_us_per_event": us | {"backlog": backlog_us},
         "times_backlog": {rate: round(cost / backlog_us, 2) for rate, cost in us.items()},
         f"decoded_batch_of_{_BATCH_EVENTS}_us": batch_us,
-        "void": void or None,
+        "void": "; ".join(void) or None,
         "seconds": seconds,
         "streams": streams,
     }

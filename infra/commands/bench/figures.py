@@ -17,7 +17,7 @@ class WrongAnswer(LinkcastError):
 
 
 class NotHeld(LinkcastError):
-    """The load was not what it should be: the machine was busy."""
+    """The load was not what it should be, or the machine had others to serve."""
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def report(figures: Mapping[str, object], as_json: bool) -> None:
     if figures.get("differing"):
         raise WrongAnswer(f"{figures['differing']} values differ in a bit: the figures above are of a wrong answer")
     if figures.get("void"):
-        raise NotHeld(f"the schedule was not held, the figures above don't count: {figures['void']}")
+        raise NotHeld(f"the figures above don't count: {figures['void']}. Run it again on a quieter machine.")
 
 
 def end_children_on_sigterm() -> None:

@@ -18,7 +18,8 @@ def command(seconds: float, streams: int, model: Path | None, as_json: bool) -> 
     """Compare what an event costs at 5,000, 20,000 and 50,000 events/s with what it costs of a backlog.
 
     Prints cpu_us_per_event of each and its ratio to the backlog's, one worker on one core. Exits with 1 unless each
-    event has exactly one prediction, and if a rate was not held.
+    event has exactly one prediction, and if a rate was not held or the host of a virtual machine took over 1 % of the
+    cores.
 
     \b
         linkcast bench rates --json
