@@ -14,7 +14,8 @@ from infra.progress import step
 
 LOADER_LATE_MS_MAX = 2.0
 STOLEN_PCT_MAX = 1.0
-"""Of the cores' time, what the host of a virtual machine may give to others: p99 is of one hundredth of the time."""
+"""Of the cores' time, what the host of a virtual machine may give to others: p99 is of one hundredth of the time.
+A convention of ours: p99 rises with it from the start, 11 to 17 ms at 1 to 2 %."""
 WARM_S = 20.0
 """A fresh broker interprets its Java: for its first seconds it falls behind a load that is easy for it later."""
 _QUANTILES = {"p50_ms": 50.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
@@ -29,7 +30,7 @@ def bench(
     `void` says why the figures don't count: a loader that was late itself, or a host that had given the cores to others
     (`stolen_pct`). Each event has to have exactly one prediction, else `MeasurementFailed`.
     """
-    # One flow, as a pause between two would let caches go cold: the first second after it was a tenth of what is late.
+    # One flow: after a pause between two, the first second of a quiet run held two fifths of its late events.
     flow = Flow(rate, warm_s + seconds, streams)
     with cluster(model) as stage, stage.worker() as worker:
         until_taken(worker)

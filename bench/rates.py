@@ -1,8 +1,8 @@
 """What an event costs at live rates, where batches are small, beside what it costs of a drained backlog.
 
 A benchmark that only drains a backlog hides the fixed cost of a batch; this one shows it as a ratio. Beside it stands
-what the machine adds: the same small batch costs more where some time passed before it, asleep or not, since on a core
-that is shared with others its caches are theirs by then.
+what the machine adds: the same small batch costs more where some time passed before it, asleep or not, as it would on a
+core whose caches others have used meanwhile.
 """
 
 import time

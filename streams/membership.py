@@ -15,7 +15,7 @@ REBALANCE_TIMEOUT_MS = 30_000
 """How long a rebalance waits for a member that hands its partitions over, which takes 20 s at most."""
 FETCH_BYTES_MIN, FETCH_WAIT_MS = 8 << 10, 10
 """The broker answers a fetch once there are some forty events, or after so long. A turn costs a millisecond, two or
-three where others had the core's caches meanwhile, however few its events: the more share one, the less each costs."""
+three some time after the last, however few its events: the more events share one, the less each costs."""
 HEARTBEAT_MS = 500
 """A member hears of a rebalance with its next heartbeat, and the partitions of the others wait for the last to hear."""
 
