@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -118,15 +118,6 @@ def cpu_s(process: psutil.Process) -> float:
     """Return the seconds of CPU that a process has used, in user and system mode."""
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def stolen_pct(before: Any, after: Any) -> float:
-    """Return how much of the cores' time a virtual machine's host gave to others between two `psutil.cpu_times()`.
-
-    0 where the system does not say.
-    """
-    stolen_s = getattr(after, "steal", 0.0) - getattr(before, "steal", 0.0)
-    return round(float(100.0 * stolen_s / (sum(after) - sum(before))), 2)
 
 
 def said(*workers: Child) -> str:

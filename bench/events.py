@@ -48,7 +48,6 @@ def records(
     sweep: int = 1,
     as_arrow: bool = False,
     period_ms: int = PERIOD_MS,
-    start_ms: int = START_MS,
 ) -> Iterator[KeyedRecord]:
     """Yield `events` events of `streams` ports in turn, one a port each `period_ms`, `sweep` of a node in a record.
 
@@ -62,7 +61,7 @@ def records(
     keys = [node_of(stream_id).encode() for stream_id in ids]
     partitions = [i // PORTS_A_NODE % PARTITIONS for i in range(streams)]
     for first in range(0, events, streams):
-        tick = _tick(rng, ids[: events - first], start_ms + first // streams * period_ms)
+        tick = _tick(rng, ids[: events - first], START_MS + first // streams * period_ms)
         if sweep == 1 and not as_arrow:
             yield from map(KeyedRecord, partitions, keys, map(encode, tick))
         else:

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer
 
 from bench.cluster import Cluster, MeasurementFailed, check_predictions, cluster, cpu_s, predicted, said
 from bench.events import fill, records
+from bench.void import steal_s, stolen_pct
 from infra.demo.processes import Child
 from infra.progress import step
 
@@ -64,7 +65,7 @@ async def _measure(stage: Cluster, workers: list[Child], events: int) -> dict[st
     processes = [psutil.Process(worker.process.pid) for worker in workers]
     async with AIOKafkaConsumer(**stage.kafka.client_arguments()) as consumer:
 
-        async def sample(at_least: int) -> tuple[int, float, float]:
+        async def sample(at_least: int) -> tuple[int, float, float, float]:
             done, grown_at = 0, time.perf_counter()
             while done < at_least:
                 await asyncio.sleep(0.02)
@@ -73,14 +74,15 @@ async def _measure(stage: Cluster, workers: list[Child], events: int) -> dict[st
                 grown_at = now if done > before else grown_at
                 if any(worker.process.poll() is not None for worker in workers) or now - grown_at > STALL_S_MAX:
                     raise MeasurementFailed(f"{done} of {events} predictions and no more: {said(*workers)}")
-            return done, now, sum(map(cpu_s, processes))
+            return done, now, sum(map(cpu_s, processes)), steal_s()
 
-        done_a, wall_a, cpu_a = await sample(events // 8)
-        done_b, wall_b, cpu_b = await sample(events)
+        done_a, wall_a, cpu_a, stolen_a = await sample(events // 8)
+        done_b, wall_b, cpu_b, stolen_b = await sample(events)
     return {
         "events_per_s": round((done_b - done_a) / (wall_b - wall_a)),
         "cpu_us_per_event": round((cpu_b - cpu_a) / (done_b - done_a) * 1e6, 2),
         "measured_s": round(wall_b - wall_a, 2),
+        "stolen_pct": stolen_pct(stolen_b - stolen_a, wall_b - wall_a),
         "rss_mb": round(sum(process.memory_info().rss for process in processes) / 1e6),
     }
 

@@ -8,27 +8,25 @@ from pathlib import Path
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from bench.cluster import cluster, cpu_s, stolen_pct, until_taken
+from bench.cluster import cluster, until_taken
 from bench.open_loop import Flow, Flowed, Int64s, flowing
+from bench.void import Seconds, each_second, late_loader, too_few
 from infra.progress import step
 
-LOADER_LATE_MS_MAX = 2.0
-STOLEN_PCT_MAX = 1.0
-"""Of the cores' time, what the host of a virtual machine may give to others: p99 is of one hundredth of the time.
-A convention of ours: p99 rises with it from the start, 11 to 17 ms at 1 to 2 %."""
 WARM_S = 20.0
 """A fresh broker interprets its Java: for its first seconds it falls behind a load that is easy for it later."""
 _QUANTILES = {"p50_ms": 50.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
 
 
 def bench(
-    *, rate: int = 10_000, seconds: float = 30.0, streams: int = 10_000, warm_s: float = WARM_S,
+    *, rate: int = 10_000, seconds: int = 60, streams: int = 10_000, warm_s: float = WARM_S,
     model: Path | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Measure `seconds` at `rate` events/s, after `warm_s` of the same, with one worker on one core.
 
-    `void` says why the figures don't count: a loader that was late itself, or a host that had given the cores to others
-    (`stolen_pct`). Each event has to have exactly one prediction, else `MeasurementFailed`.
+    The figures are of the `counted_s` seconds in which the host took nothing of the cores (`bench.void`), those of
+    `all_seconds` stand beside them; `void` says why neither counts: too few such seconds, or a loader that was late
+    itself. Each event has to have exactly one prediction, else `MeasurementFailed`.
     """
     # One flow: after a pause between two, the first second of a quiet run held two fifths of its late events.
     flow = Flow(rate, warm_s + seconds, streams)
@@ -36,14 +34,10 @@ def bench(
         until_taken(worker)
         process = psutil.Process(worker.process.pid)
         with step(f"{rate:,} events/s for {flow.seconds:g} s"), flowing(stage.kafka, flow) as running:
-            running.until(warm_s)
-            before_s, host_before = cpu_s(process), psutil.cpu_times()
-            running.until(flow.seconds)
-            used_s, host = cpu_s(process) - before_s, psutil.cpu_times()
-            flowed = running.finish().since(int(rate * warm_s))
+            each = each_second(process, lambda second: running.until(warm_s + second), seconds)
+            flowed = running.finish().at(slice(int(rate * warm_s), None))
     return {
-        **_figures(flowed, stolen_pct(host_before, host)),
-        "cpu_us_per_event": round(used_s / (rate * seconds) * 1e6, 2),
+        **_figures(flowed, each),
         "rate": rate,
         "seconds": seconds,
         "streams": streams,
@@ -51,19 +45,19 @@ def bench(
     }
 
 
-def _figures(flowed: Flowed, stolen_pct: float) -> dict[str, object]:
-    late = _quantiles(flowed.sent - flowed.due)
-    void = None
-    if stolen_pct > STOLEN_PCT_MAX:
-        void = f"the host gave {stolen_pct} % of the cores' time to others, at most {STOLEN_PCT_MAX:g}"
-    elif late["p99_ms"] > LOADER_LATE_MS_MAX:
-        void = f"the loader itself was {late['p99_ms']} ms late at p99, at most {LOADER_LATE_MS_MAX:g}"
+def _figures(flowed: Flowed, each: Seconds) -> dict[str, object]:
+    is_quiet = each.is_quiet if each.is_quiet.any() else np.ones_like(each.is_quiet)  # void, but not without figures
+    counted = flowed.at(is_quiet[(flowed.due - flowed.due[0]) // 1_000_000_000])
+    late = _quantiles(counted.sent - counted.due)
     return {
-        **_quantiles(flowed.answered - flowed.due),
-        "acknowledged": _quantiles(flowed.acknowledged - flowed.due),
+        **_quantiles(counted.answered - counted.due),
+        "acknowledged": _quantiles(counted.acknowledged - counted.due),
         "loader_late": late,
-        "stolen_pct": stolen_pct,
-        "void": void,
+        "cpu_us_per_event": round(float(each.used_s[is_quiet].sum()) / len(counted.due) * 1e6, 2),
+        "counted_s": int(np.count_nonzero(each.is_quiet)),
+        "all_seconds": _quantiles(flowed.answered - flowed.due),
+        "stolen_pct": each.stolen_pct,
+        "void": too_few(each) or late_loader(late["p99_ms"]),
     }
 
 

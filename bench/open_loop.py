@@ -44,7 +44,6 @@ class Flow(NamedTuple):
     rate: int  # events/s
     seconds: float
     streams: int
-    start_ms: int = START_MS  # event time
 
     @property
     def events(self) -> int:
@@ -55,11 +54,6 @@ class Flow(NamedTuple):
     def period_ms(self) -> int:
         """Event time between two events of a port."""
         return max(1, self.streams * 1_000 // self.rate)
-
-    @property
-    def end_ms(self) -> int:
-        """Event time at which every port would report next."""
-        return self.start_ms + -(-self.events // self.streams) * self.period_ms
 
     def due(self) -> Int64s:
         """Return how long after the start each event is due, in ns, shape (events,), rising."""
@@ -76,9 +70,9 @@ class Flowed(NamedTuple):
     partition: NDArray[np.int8]  # of its prediction
     repeats: int
 
-    def since(self, event: int) -> "Flowed":
-        """Return the flow without the events before this one."""
-        return Flowed(*(column[event:] for column in self[:-1]), self.repeats)
+    def at(self, events: slice | NDArray[np.bool_]) -> "Flowed":
+        """Return some of the events."""
+        return Flowed(*(column[events] for column in self[:-1]), self.repeats)
 
 
 class _Prediction(msgspec.Struct):
@@ -155,7 +149,7 @@ def _load(bootstrap: str, flow: Flow, pipe: Connection) -> None:
     """Send what is due together when it is due; tell when each event left and when it was acknowledged."""
     _before_others()
     due, counts = np.unique(flow.due(), return_counts=True)
-    each = records(flow.events, streams=flow.streams, period_ms=flow.period_ms, start_ms=flow.start_ms)
+    each = records(flow.events, streams=flow.streams, period_ms=flow.period_ms)
     requests = [_request([next(each) for _ in range(count)]) for count in counts.tolist()]
     left, acknowledged = np.empty_like(due), np.empty_like(due)
     host, _, port = bootstrap.rpartition(":")
@@ -209,7 +203,7 @@ def _read(kafka: KafkaSettings, flow: Flow, pipe: Connection) -> None:
     decode = msgspec.json.Decoder(_Prediction).decode
     for at, number, fetched in fetches:
         found = [decode(record.value) for records in fetched for record in records]
-        turn = (np.array([p.ts for p in found]) - flow.start_ms) // flow.period_ms
+        turn = (np.array([p.ts for p in found]) - START_MS) // flow.period_ms
         event = turn * flow.streams + [number_of(p.stream_id) for p in found]
         repeats += int(np.count_nonzero(answered[event]))
         answered[event], partition[event] = at, number

@@ -144,18 +144,18 @@ async def _snapshot_bytes(kafka: KafkaSettings) -> int:
 def _rebalance(stage: Cluster, streams: int, seconds: float, warm_s: float) -> dict[str, object]:
     """Let a second worker join while events flow, and return the longest gap between predictions of a partition."""
     rate = max(200, streams // 10)  # a port reports every 10 s
-    warm = Flow(rate, warm_s, streams)
-    flow = Flow(rate, seconds, streams, warm.end_ms)
+    flow = Flow(rate, warm_s + seconds, streams)
     with stage.worker(name="first", pinned=False) as first:
         until_taken(first)
-        with step(f"warming up for {warm_s:g} s"), flowing(stage.kafka, warm) as running:
-            running.finish()
-        with step("a second worker joins"), flowing(stage.kafka, flow) as running:
-            running.until(seconds / 4)
-            joining_ns = time.monotonic_ns()
-            with stage.worker(name="second", pinned=False) as second:
-                flowed = running.finish(is_once=False)
-                until_taken(first, second)
+        with flowing(stage.kafka, flow) as running:
+            with step(f"warming up for {warm_s:g} s"):
+                running.until(warm_s)
+            with step("a second worker joins"):
+                running.until(warm_s + seconds / 4)
+                joining_ns = time.monotonic_ns()
+                with stage.worker(name="second", pinned=False) as second:
+                    flowed = running.finish(is_once=False).at(slice(int(rate * warm_s), None))
+                    until_taken(first, second)
     before = flowed.answered < joining_ns
     return {
         "rebalance_pause_s": _gap_s(flowed, ~before), "steady_gap_s": _gap_s(flowed, before),

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
@@ -27,11 +26,19 @@ from bench import (
     verify,
 )
 from bench.open_loop import Flow, Flowed
+from bench.void import Seconds, stolen
 from infra.command import main
 from infra.commands.bench import command
 from infra.commands.bench.figures import report
 from online.bundle import Calibration, Training, write_bundle
 from online.keys import load_or_create_key
+
+MS, S = 1_000_000, 1_000_000_000
+
+
+def quiet_but_for(*stolen, n=10):
+    """Seconds of 0.2 s of CPU each; in some the host took 50 ms of the cores."""
+    return Seconds(np.isin(np.arange(n), stolen) * 0.05, np.full(n, 0.2))
 
 
 @pytest.fixture
@@ -78,10 +85,11 @@ def test_hop_of_two_workers_scores_each_event_once(bundle):
 
 
 def test_latency_times_each_event_to_its_one_prediction(bundle):
-    figures = latency.bench(rate=200, seconds=2.0, streams=100, warm_s=1.0, model=bundle)
+    figures = latency.bench(rate=200, seconds=2, streams=100, warm_s=1.0, model=bundle)
 
     assert 0 < figures["acknowledged"]["p50_ms"] < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
     assert figures["cpu_us_per_event"] > 0
+    assert figures["max_ms"] <= figures["all_seconds"]["max_ms"]
 
 
 def test_figures_that_count_are_reported_and_nothing_stands_for_what_voids_them(capsys):
@@ -91,26 +99,37 @@ def test_figures_that_count_are_reported_and_nothing_stands_for_what_voids_them(
 
 
 def test_latency_counts_from_when_an_event_was_due_however_late_it_left():
-    due = np.array([0, 5_000_000, 10_000_000])
-    sent, answered = due + 3_000_000, due + 7_000_000
+    due = np.arange(10) * S
+    sent, answered = due + 3 * MS, due + 7 * MS
 
-    figures = latency._figures(Flowed(due, sent, sent, answered, np.zeros(3, np.int8), 0), 0.2)
+    figures = latency._figures(Flowed(due, sent, sent, answered, np.zeros(10, np.int8), 0), quiet_but_for())
 
     assert figures["p50_ms"] == 7.0
     assert figures["void"] == "the loader itself was 3.0 ms late at p99, at most 2"
 
 
-def test_latency_of_cores_that_the_host_gave_to_others_is_no_figure():
-    due = np.array([0, 5_000_000])
-    before = psutil.cpu_times()
-    after = before._replace(idle=before.idle + 190.0, steal=before.steal + 10.0)
-    quiet, busy = (
-        latency._figures(Flowed(due, due, due, due + 1, np.zeros(2, np.int8), 0), cluster.stolen_pct(before, later))
-        for later in (before._replace(idle=before.idle + 190.0), after)
-    )
+def test_latency_counts_in_the_seconds_that_the_host_left_whole():
+    due = np.repeat(np.arange(12), 100) * S
+    answered = due + np.where(due == 5 * S, 40 * MS, 4 * MS)
+    flowed = Flowed(due, due, due, answered, np.zeros(due.size, np.int8), 0)
 
-    assert quiet["void"] is None
-    assert busy["void"] == "the host gave 5.0 % of the cores' time to others, at most 1"
+    figures = latency._figures(flowed, quiet_but_for(5, n=12))
+
+    assert (figures["max_ms"], figures["all_seconds"]["max_ms"]) == (4.0, 40.0)
+    assert (figures["counted_s"], figures["cpu_us_per_event"], figures["void"]) == (11, 2_000.0, None)
+
+
+def test_latency_is_no_figure_where_the_host_left_too_few_seconds_whole():
+    due = np.arange(12) * S
+
+    figures = latency._figures(Flowed(due, due, due, due + MS, np.zeros(12, np.int8), 0), quiet_but_for(1, 5, 7, n=12))
+
+    assert figures["void"] == "the host left the cores alone in 9 of 12 seconds, at least 10"
+
+
+def test_a_backlog_drained_while_the_host_took_the_cores_is_no_yardstick():
+    assert stolen(1.0) is None
+    assert stolen(5.0) == "the host gave 5 % of the cores' time to others, at most 1"
 
 
 def test_a_flow_is_due_evenly_and_its_event_time_keeps_pace():
@@ -122,7 +141,7 @@ def test_a_flow_is_due_evenly_and_its_event_time_keeps_pace():
 
 
 def test_rates_are_beside_the_cost_of_a_backlog(bundle):
-    figures = rates.bench(rates=[200], seconds=1.0, warm_s=1.0, events=20_000, streams=100, model=bundle)
+    figures = rates.bench(rates=[200], seconds=1, warm_s=1.0, events=20_000, streams=100, model=bundle)
 
     assert figures["cpu_us_per_event"].keys() == {"200", "backlog"}
     assert figures["times_backlog"].keys() == {"200"}

@@ -1,13 +1,9 @@
 """What a run takes of the machine, as /proc tells it: an engine's process tree, the broker, and everything else."""
 
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil  # type: ignore[import-untyped]
-
-_TICKS_PER_S = 100.0  # USER_HZ, a constant of the kernel's interface
-_PROC_STAT = Path("/proc/stat")
 
 
 class Usage(NamedTuple):
@@ -38,14 +34,14 @@ class Span(NamedTuple):
 def usage(engine: psutil.Process, broker: psutil.Process) -> Usage:
     """Take a sample; raises `psutil.NoSuchProcess` where one of the two has ended."""
     tree = [engine, *engine.children(recursive=True)]
-    busy_s, steal_s = _whole_machine()
+    machine = psutil.cpu_times()
     return Usage(
         at_s=time.monotonic(),
         engine_s=sum(map(_cpu_s, tree)),
         broker_s=_cpu_s(broker),
         ours_s=time.process_time(),
-        busy_s=busy_s,
-        steal_s=steal_s,
+        busy_s=machine.user + machine.nice + machine.system,
+        steal_s=machine.steal,
         rss_mb=sum(process.memory_info().rss for process in tree) / 1e6,
         workers=frozenset((process.pid, process.create_time()) for process in tree),
     )
@@ -70,8 +66,3 @@ def _cpu_s(process: psutil.Process) -> float:
     # A child that has ended is charged to its parent: no work of the tree gets lost between two samples.
     times = process.cpu_times()
     return float(times.user + times.system + times.children_user + times.children_system)
-
-
-def _whole_machine() -> tuple[float, float]:
-    user, nice, system, _idle, _iowait, _irq, _softirq, steal = map(int, _PROC_STAT.read_text().split()[1:9])
-    return (user + nice + system) / _TICKS_PER_S, steal / _TICKS_PER_S

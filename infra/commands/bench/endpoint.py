@@ -19,8 +19,8 @@ def command(rate: int, seconds: float, model: Path | None, as_json: bool) -> Non
 
     An open loop over 16 connections: what waits is late from when it was due. Prints p50_ms, p95_ms, p99_ms, how many
     times faster that is than the specification's LLM call of 500 ms, CPU a request, and rows_per_s of 1, 4 and 16
-    connections that never wait. Exits with 1 if an answer differs in any bit from the worker's scorer, or if the
-    loader was late itself.
+    connections that never wait. Exits with 1 if an answer differs in any bit from the worker's scorer, if the
+    loader was late itself, or if the host of a virtual machine took over 1 % of the cores.
 
     \b
         linkcast bench endpoint --rate 200 --json

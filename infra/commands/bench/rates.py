@@ -10,16 +10,16 @@ from infra.options import json_option
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(1.0), default=20.0, show_default=True, help="At each rate.")
+@click.option("--seconds", type=click.IntRange(10), default=30, show_default=True, help="At each rate.")
 @streams_option
 @model_option
 @json_option
-def command(seconds: float, streams: int, model: Path | None, as_json: bool) -> None:
+def command(seconds: int, streams: int, model: Path | None, as_json: bool) -> None:
     """Compare what an event costs at 5,000, 20,000 and 50,000 events/s with what it costs of a backlog.
 
     Prints cpu_us_per_event of each and its ratio to the backlog's, one worker on one core. Exits with 1 unless each
-    event has exactly one prediction, and if a rate was not held or the host of a virtual machine took over 1 % of the
-    cores.
+    event has exactly one prediction, and if a rate was not held, fewer than 10 seconds count at it (as in 'linkcast
+    bench latency'), or the host of a virtual machine took over 1 % of the cores from the backlog.
 
     \b
         linkcast bench rates --json
