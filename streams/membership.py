@@ -14,8 +14,8 @@ SESSION_TIMEOUT_MS = 10_000
 REBALANCE_TIMEOUT_MS = 30_000
 """How long a rebalance waits for a member that hands its partitions over, which takes 20 s at most."""
 FETCH_BYTES_MIN, FETCH_WAIT_MS = 8 << 10, 10
-"""The broker answers a fetch once there are some forty events, or after so long. A turn costs a millisecond, two or
-three some time after the last, however few its events: the more events share one, the less each costs."""
+"""The broker answers a fetch once there are some forty events, or after so long. A turn of two partitions costs some
+2 ms, however few its events: the more share one, the less each costs (docs/decisions/0012-small-turns.md)."""
 HEARTBEAT_MS = 500
 """A member hears of a rebalance with its next heartbeat, and the partitions of the others wait for the last to hear."""
 
