@@ -26,7 +26,7 @@ from bench import (
     verify,
 )
 from bench.open_loop import Flow, Flowed
-from bench.void import Seconds, stolen
+from bench.void import Seconds
 from infra.command import main
 from infra.commands.bench import command
 from infra.commands.bench.figures import report
@@ -127,9 +127,17 @@ def test_latency_is_no_figure_where_the_host_left_too_few_seconds_whole():
     assert figures["void"] == "the host left the cores alone in 9 of 12 seconds, at least 10"
 
 
-def test_a_backlog_drained_while_the_host_took_the_cores_is_no_yardstick():
-    assert stolen(1.0) is None
-    assert stolen(5.0) == "the host gave 5 % of the cores' time to others, at most 1"
+@pytest.mark.parametrize(
+    ("stolen_pct", "void"),
+    [(1.0, None), (5.0, "of the backlog the host gave 5 % of the cores' time to others, at most 1")],
+)
+def test_a_backlog_drained_while_the_host_took_the_cores_is_no_yardstick(monkeypatch, stolen_pct, void):
+    monkeypatch.setattr(hop, "bench", lambda **_: {"cpu_us_per_event": 4.0, "stolen_pct": stolen_pct})
+    monkeypatch.setattr(latency, "bench", lambda **_: {"cpu_us_per_event": 10.0, "void": None})
+
+    figures = rates.bench(rates=[200])
+
+    assert (figures["times_backlog"], figures["void"]) == ({"200": 2.5}, void)
 
 
 def test_a_flow_is_due_evenly_and_its_event_time_keeps_pace():
