@@ -95,20 +95,16 @@ async def test_processes_share_the_partitions_restart_what_is_killed_and_end_tog
 
 
 async def test_a_failure_with_a_name_in_one_process_ends_all(tmp_path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "infra.command", "worker", "--bootstrap", "127.0.0.1:1", "--processes", "2",
-            "--health-port", str(port), stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "LINKCAST_HOME": str(tmp_path)},
-        )  # fmt: skip
-        async with asyncio.timeout(90):
-            _, said = await process.communicate()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "infra.command", "worker", "--bootstrap", "127.0.0.1:1", "--processes", "2",
+        "--health-port", "65535", stderr=asyncio.subprocess.PIPE, env={**os.environ, "LINKCAST_HOME": str(tmp_path)},
+    )  # fmt: skip
+    async with asyncio.timeout(90):
+        _, said = await process.communicate()
 
     assert process.returncode == 1
-    assert b"worker 0 ended with status 1" in said
+    assert b"65536 is not in the range" in said
+    assert b"worker 1 ended with status 2" in said
     assert b"Traceback" not in said
 
 
