@@ -6,9 +6,9 @@ import gc
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,21 +74,28 @@ async def run_worker(
         model=lambda: champion.scorer.version,
     ) as port:
         ready(port)
-        following = asyncio.create_task(models.follow())
-        try:
+        async with _under_way(models.follow()) as following:
             # The first batch is scored by the newest model, not by whatever was quickest to load.
             await _first(models.caught_up.wait(), stop.wait(), following)
             log.info("scoring with %s", champion.scorer.version)
             # What is here now stays, Numba's and XGBoost's modules above all: no collection has to walk it again.
             gc.collect()
             gc.freeze()
-            running = asyncio.create_task(runner.run(stop))
-            await _first(running, following)
-            await running
-        finally:
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+            async with _under_way(runner.run(stop)) as running:
+                await _first(running, following)
+                await running
+
+
+@contextlib.asynccontextmanager
+async def _under_way(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Do `work` beside the block, and no longer than that."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def _first(*awaitables: object) -> None:

@@ -90,9 +90,10 @@ class World:
             await asyncio.wait({running}, timeout=0.01)
             yield ports
         finally:
-            stop.set()
             if crashes:
                 running.cancel()
+            else:
+                stop.set()
             async with asyncio.timeout(30):
                 with contextlib.suppress(asyncio.CancelledError):
                     await running

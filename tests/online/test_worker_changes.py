@@ -7,12 +7,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
 from online.publish import publish
 from streams.contract import Prediction
 from streams.membership import GroupRefused
 from streams.recovery import GapRefused
+from streams.task import Task
 from tests.online.test_worker import (
     assert_features_are_those_of_backfill,
     fabric,
@@ -165,9 +167,13 @@ async def test_exactly_once_a_crash_repeats_nothing(world) -> None:
     await world.put_events(first)
     for events in more:
         committed, _ = await world.committed_and_ends()
-        async with world.worker(crashes=True, exactly_once=True, instance="a"):
-            await world.until(lambda before=committed: has_committed_since(world, before))
-            await world.put_events(events)  # it falls with them under way
+        with pytest.MonkeyPatch.context() as held:
+            async with world.worker(crashes=True, exactly_once=True, instance="a"):
+                await world.until(lambda before=committed: has_committed_since(world, before))
+                held.setattr(Task, "begin_commit", no_commit)
+                end = await end_of_predictions(world)
+                await world.put_events(events)
+                await world.until(lambda end=end: has_sent_since(world, end))  # it falls with them sent, not committed
     async with world.worker(exactly_once=True, instance="a"):
         await world.until_predicted(4 * len(first))
 
@@ -177,6 +183,21 @@ async def test_exactly_once_a_crash_repeats_nothing(world) -> None:
     await assert_features_are_those_of_backfill(world)
     committed, ends = await world.committed_and_ends()
     assert committed == ends
+
+
+async def no_commit(_task) -> None:
+    """Take the place of `Task.begin_commit`."""
+
+
+async def end_of_predictions(world) -> int:
+    """Return where the logs end together, open transactions included."""
+    async with AIOKafkaConsumer(**world.kafka.client_arguments()) as consumer:
+        ends = await consumer.end_offsets([TopicPartition(f"{world.prefix}predictions", p) for p in (0, 1)])
+    return sum(ends.values())
+
+
+async def has_sent_since(world, end: int) -> bool:
+    return await end_of_predictions(world) > end
 
 
 async def has_committed_since(world, before: dict) -> bool:
