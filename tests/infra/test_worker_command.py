@@ -83,6 +83,7 @@ async def test_processes_share_the_partitions_restart_what_is_killed_and_end_tog
         children[0].kill()
         await until_said(log, "ended with status -9: starting it again", times=1)
         await until_said(log, "health: ", times=3)
+        children += psutil.Process(parent.pid).children()
         parent.send_signal(signal.SIGTERM)
         async with asyncio.timeout(60):
             assert await parent.wait() == 0

@@ -82,7 +82,7 @@ def test_an_open_episode_is_seen_every_15_minutes_and_costs_no_call_between(adap
         )
     assert insights(table) == []
     adapter.insights._table = None  # any call would raise
-    adapter.handle(event(prediction(change="", ts=NOW_MS + 46 * minute)), None)
+    assert adapter.handle(event(prediction(change="", ts=NOW_MS + 46 * minute)), None) == ALL_DONE
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import msgspec
+import numba
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,9 +84,13 @@ def test_healthy_and_eventful_rows_of_a_model_stand_in_log_order_with_the_encode
     assert all((p.probabilities is None) == healthy for p, healthy in zip(found, is_healthy, strict=True))
 
 
-def test_a_worker_that_has_compiled_its_encoder_compiles_none_of_it_on_its_first_batch() -> None:
+def test_a_worker_that_has_compiled_its_encoder_compiles_none_of_it_on_its_first_batch(monkeypatch) -> None:
+    kernels = []
+    for module, name in ((prediction_json, "_write"), (packed, "_cut"), (packed, "_write")):
+        # One that no other test has called yet.
+        kernels.append(numba.njit(nogil=True, cache=True)(getattr(module, name).py_func))
+        monkeypatch.setattr(module, name, kernels[-1])
     compile_encoder()
-    kernels = prediction_json._write, packed._cut, packed._write
     compiled = [set(kernel.signatures) for kernel in kernels]
     owner = ScoredPartition(3, topic="metrics", table=StreamTable(), champion=Champion())
     event = MetricEvent(stream_id="leaf-1/1", ts=T0, utilization=50.0)

@@ -107,7 +107,7 @@ def test_the_stated_share_of_incidents_has_a_precursor():
         has[incident.class_].append(incident.precursor_start_ms is not None)
 
     for name in ("latency_spike", "connection_instability", "anomaly_detected"):
-        assert np.mean(has[name]) == pytest.approx(FAULTS[name].predictable, abs=0.2)
+        assert np.mean(has[name]) == pytest.approx(FAULTS[name].predictable, abs=0.1)
 
 
 def test_a_few_weak_links_get_half_of_the_frail_faults():
