@@ -56,5 +56,5 @@ def refused(group: str) -> GroupRefused:
     """Return the error of a worker that the broker did not let in."""
     return GroupRefused(
         f"group {group}: its members run other feature code, other --rules or another --time-zone than this worker. "
-        "Stop them all before you start this one, or give it a --group of its own."
+        "Stop them all before you start this one."
     )

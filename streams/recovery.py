@@ -62,21 +62,27 @@ async def resume(
         committed, newest = None, {}
     manifest = await _restored(tp, owner, newest)
     reached("restored")
-    if manifest is None:
-        start, seen = first if committed is None else await _rebuild_from(kafka, consumer, tp, committed, first), -1
-    else:
+    seen, is_whole = -1, True
+    if manifest is not None:
         start, seen = manifest.next_offset, manifest.seen
         if manifest.partitions not in (0, partitions):
             log.error("%s: the topic has %d partitions and had %d: streams that lie elsewhere now begin anew there",
                       tp, partitions, manifest.partitions)  # fmt: skip
-    if start < first:
+    elif committed is None:
+        start = first
+    else:
+        start, is_whole = await _rebuild_from(kafka, consumer, tp, committed, first)
+    if start < first or not is_whole:
+        gap = f"offsets {start} to {first} passed retention unread"
+        if not is_whole:
+            gap = f"no snapshot holds, and retention has left less than 25 h before offset {committed}: from {first} on"
         if not accept_gap:
             raise GapRefused(
-                f"{tp.topic}-{tp.partition}: offsets {start} to {first} passed retention unread, so the windows of the "
-                "day after them will lack them. Start with --accept-gap to go on without."
+                f"{tp.topic}-{tp.partition}: {gap}, so the windows of the day after will lack it. Start with "
+                "--accept-gap to go on without."
             )
-        log.error("%s: offsets %d to %d passed retention unread", tp, start, first)
-        start = first
+        log.error("%s: %s", tp, gap)
+        start = max(start, first)
     return Resumed(start, max(start, committed or 0), end, seen, manifest.crc if manifest else {}, is_another_log)
 
 
@@ -106,13 +112,17 @@ async def _restored(tp: TopicPartition, owner: Owner, newest: Mapping[bytes, byt
 
 async def _rebuild_from(
     kafka: KafkaSettings, consumer: AIOKafkaConsumer, tp: TopicPartition, committed: int, first: int
-) -> int:
-    """Return the offset `REBUILD_MS` before the committed one, by the broker's time."""
+) -> tuple[int, bool]:
+    """Return the offset `REBUILD_MS` before the committed one, by the broker's time, and whether that is there yet."""
     record = await _record_at(kafka, tp, max(first, committed))
     # Nothing there yet: the committed offset is the log's end, and that is now.
-    at_ms = record.timestamp if record else int(time.time() * 1000)
-    found = (await consumer.offsets_for_times({tp: at_ms - REBUILD_MS}))[tp]
-    return min(found.offset, committed) if found else committed
+    from_ms = (record.timestamp if record else int(time.time() * 1000)) - REBUILD_MS
+    found = (await consumer.offsets_for_times({tp: from_ms}))[tp]
+    start = min(found.offset, committed) if found else committed
+    if start != first or first == 0:
+        return start, True
+    oldest = await _record_at(kafka, tp, first)
+    return start, oldest is None or oldest.timestamp <= from_ms
 
 
 async def _record_at(kafka: KafkaSettings, tp: TopicPartition, offset: int) -> Any:
@@ -121,8 +131,12 @@ async def _record_at(kafka: KafkaSettings, tp: TopicPartition, offset: int) -> A
     async with consuming(consumer):
         consumer.assign([tp])
         consumer.seek(tp, offset)
+        end = (await consumer.end_offsets([tp]))[tp]
         try:
-            fetched = await consumer.getmany(timeout_ms=1_000, max_records=1)
+            # However long a fetch takes: only the log's end means that nothing is there.
+            while await consumer.position(tp) < end:
+                for records in (await consumer.getmany(timeout_ms=1_000, max_records=1)).values():
+                    return records[0]
         except OffsetOutOfRangeError:
-            return None
-    return next((records[0] for records in fetched.values()), None)
+            pass
+    return None

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -18,13 +18,15 @@ from aiokafka.errors import (
     IllegalOperation,
     IllegalStateError,
     InconsistentGroupProtocolError,
+    KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
 
-from streams.kafka import KafkaSettings, await_broker, consuming, stop_producer
-from streams.membership import group_consumer, refused
+from streams.kafka import KafkaSettings, await_broker, consuming, stop_producer, why_no_answer
+from streams.membership import SESSION_TIMEOUT_MS, group_consumer, refused
 from streams.outlet import BATCH_BYTES_MAX, REQUEST_BYTES_MAX, AtLeastOnce, ExactlyOnce, Outlet
 from streams.owner import Owner
 from streams.records import Records
@@ -35,8 +37,15 @@ COMMIT_S, COMMIT_EXACTLY_ONCE_S = 1.0, 0.25
 """How often offsets move; exactly once, readers see outputs no sooner."""
 SNAPSHOT_S = 10.0
 HANDOVER_S_MAX = 20.0
+COMMIT_S_MAX, TAKE_OVER_S_MAX = 30.0, 120.0
+"""aiokafka 0.14 asks a broker that is gone for ever, and says nothing: longer than this is a failure."""
+QUIET_S = 15.0
+"""Nothing fetched for so long is a reason to ask whether the broker and the topic are still there."""
+LOOK_AGAIN_S = 30.0
 PAUSE_S_MAX = 30.0
 REFUSED_S_MAX = 30.0
+FORGOTTEN_S = SESSION_TIMEOUT_MS / 1000 + 2.0
+"""By then the group has forgotten a member that ended without leaving it, as static ones do."""
 FAILED = (KafkaError, IllegalOperation)
 """What ends a session. The latter is no `KafkaError`, and what aiokafka 0.14 says to whoever goes on with a transaction
 that was fenced between two calls."""
@@ -64,6 +73,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._kafka, self._prefix, self._member, self._open_partition = kafka, prefix, member, open_partition
         self._topic = f"{prefix}metrics"
         self._tasks: dict[TopicPartition, Task] = {}
+        self._look_again_at: dict[TopicPartition, float] = {}  # partitions that lack one for their outputs
         self._generation = 0
         self._refused_generation = -1
         # Held while a batch is under way, so that a partition is handed over between two batches.
@@ -72,14 +82,18 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then commit what is done and leave the group."""
-        pause_s = 0.5
+        pause_s, refused_at = 0.5, float("inf")
         while not stop.is_set():
             await _until(stop, await_broker(self._kafka))
             began_at = time.monotonic()
             try:
-                await self._session(stop)
+                async with _no_longer_than(HANDOVER_S_MAX, after=stop):
+                    await self._session(stop)
             except InconsistentGroupProtocolError as error:
-                raise refused(self._member.group) from error
+                refused_at = min(refused_at, time.monotonic())
+                if time.monotonic() - refused_at > FORGOTTEN_S:
+                    raise refused(self._member.group) from error
+                await _until(stop, asyncio.sleep(1.0))
             except FAILED as error:
                 # Nothing uncommitted is trusted: the next session reads it again.
                 pause_s = 1.0 if time.monotonic() - began_at > PAUSE_S_MAX else min(PAUSE_S_MAX, 2 * pause_s)
@@ -94,14 +108,17 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             consumer.subscribe([self._topic], listener=self)
             commit_s = COMMIT_EXACTLY_ONCE_S if self._member.exactly_once else COMMIT_S
             commit_at, snapshot_at = time.monotonic(), time.monotonic() + SNAPSHOT_S
+            quiet_at = time.monotonic() + QUIET_S
             while not stop.is_set():
                 await self._take_over_what_is_new()
                 fetched = await self._fetched()
+                if fetched:
+                    quiet_at = time.monotonic() + QUIET_S
+                elif time.monotonic() >= quiet_at:
+                    await self._ask_why_it_is_quiet()
+                    quiet_at = time.monotonic() + QUIET_S
                 async with self._turn:
-                    for tp, batches in fetched.items():
-                        for records in batches:
-                            if tp in self._tasks:  # else it was revoked since the fetch
-                                await self._tasks[tp].carry(records, consumer.highwater(tp))
+                    await self._carry(fetched)
                     if time.monotonic() >= commit_at:
                         await self._commit(Task.begin_commit)
                         commit_at = time.monotonic() + commit_s
@@ -110,7 +127,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                         snapshot_at = time.monotonic() + SNAPSHOT_S
                 self.progressed_at = time.monotonic()
             async with self._turn:
-                await self._each(Task.hand_over)
+                await self._each(Task.hand_over, seconds=HANDOVER_S_MAX)
 
     @contextlib.asynccontextmanager
     async def _clients(self) -> AsyncIterator[tuple[AIOKafkaConsumer, AIOKafkaProducer]]:
@@ -137,20 +154,48 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             return {}
         return fetched
 
+    async def _carry(self, fetched: dict[TopicPartition, list[Records]]) -> None:
+        for tp, batches in fetched.items():
+            for records in batches:
+                if tp in self._tasks:  # else it was revoked since the fetch
+                    await self._tasks[tp].carry(records, self._consumer.highwater(tp))
+
+    async def _ask_why_it_is_quiet(self) -> None:
+        """Tell a broker that is gone from a quiet topic, which aiokafka's consumer doesn't; raises `KafkaError`."""
+        if (reason := await why_no_answer(self._kafka)) is not None:
+            raise KafkaConnectionError(reason)
+        if not self._consumer.partitions_for_topic(self._topic):
+            log.error("there is no topic %s: run 'linkcast topics apply'", self._topic)
+
     async def _take_over_what_is_new(self) -> None:
         if self._generation == self._refused_generation:
             if time.monotonic() - self._refused_at > REFUSED_S_MAX:
                 raise KafkaError(f"a commit was refused {REFUSED_S_MAX:g} s ago, and the group has not said why")
             return  # the group has moved on and will tell us: until then, what we think is ours is another's
         for tp in self._consumer.assignment() - self._tasks.keys():
-            with contextlib.suppress(IllegalStateError):  # revoked meanwhile
-                await self._take_over(tp)
+            if time.monotonic() < self._look_again_at.get(tp, 0.0):
+                continue
+            try:
+                with contextlib.suppress(IllegalStateError, CommitFailedError):  # revoked meanwhile
+                    async with asyncio.timeout(TAKE_OVER_S_MAX):
+                        await self._take_over(tp)
+            except TimeoutError:
+                raise KafkaTimeoutError(f"{tp}: not taken over within {TAKE_OVER_S_MAX:g} s") from None
 
     async def _take_over(self, tp: TopicPartition) -> None:
         generation = self._generation
         owner = self._open_partition(tp.partition)
-        if await self._lacks_a_partition(tp, owner):
+        if lacking := await self._lacking(tp, (*owner.topics, "state")):
+            log.error("%s waits: there is no partition %d of %s. Run 'linkcast topics apply', or give them as many "
+                      "partitions as %s has", tp, tp.partition, ", ".join(lacking), self._topic)  # fmt: skip
+            # Without a position it would hold up the fetch of the others.
+            self._consumer.seek(tp, 0)
+            if tp not in self._look_again_at:
+                self._consumer.pause(tp)
+            self._look_again_at[tp] = time.monotonic() + LOOK_AGAIN_S
             return
+        if self._look_again_at.pop(tp, None):
+            self._consumer.resume(tp)
         state = StateTopic(self._kafka, prefix=self._prefix, group=self._member.group, partition=tp.partition)
         task = Task(tp, owner, state, self._outlet(tp), self._prefix)
         try:
@@ -168,28 +213,29 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             return ExactlyOnce(self._kafka, prefix=self._prefix, group=self._member.group, tp=tp)
         return AtLeastOnce(self._producer, self._consumer, tp)
 
-    async def _lacks_a_partition(self, tp: TopicPartition, owner: Owner) -> bool:
-        """Whether a topic is too small for what this partition gives: the others go on, it waits."""
-        for topic in (*owner.topics, "state"):
-            if tp.partition not in await self._producer.partitions_for(self._prefix + topic):
-                log.error("%s: topic %s%s has no partition %d, so this one waits: give it as many partitions as %s has",
-                          tp, self._prefix, topic, tp.partition, self._topic)  # fmt: skip
-                await asyncio.sleep(1.0)
-                return True
-        return False
+    async def _lacking(self, tp: TopicPartition, topics: Sequence[str]) -> list[str]:
+        """Return which topics have no partition of this one's number, or are not there at all."""
+        cluster = await self._producer.client.fetch_all_metadata()
+        names = [self._prefix + topic for topic in topics]
+        return [name for name in names if tp.partition not in (cluster.partitions_for_topic(name) or ())]
 
     async def _commit(self, do: Callable[[Task], Coroutine[Any, Any, None]]) -> None:
         """Let each partition do what moves the group's offsets behind what was put out."""
         try:
-            await self._each(do)
+            await self._each(do, seconds=COMMIT_S_MAX)
         except (CommitFailedError, IllegalStateError) as error:
             # Whoever owns the partitions now does this work again, under the same `src`.
             log.warning("commit refused (%s): the partitions have another owner", error)
             self._refused_generation, self._refused_at = self._generation, time.monotonic()
             await self._let_go()
 
-    async def _each(self, do: Callable[[Task], Coroutine[Any, Any, None]]) -> None:
-        await asyncio.gather(*(do(task) for task in self._tasks.values()))
+    async def _each(self, do: Callable[[Task], Coroutine[Any, Any, None]], *, seconds: float) -> None:
+        """Do it for all partitions at once. Raises `KafkaTimeoutError` after `seconds`, and what one of them raises."""
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(do(task) for task in self._tasks.values()))
+        except TimeoutError:
+            raise KafkaTimeoutError(f"no acknowledgement within {seconds:g} s") from None
 
     async def _let_go(self) -> None:
         """Forget every partition, whatever is under way."""
@@ -201,16 +247,39 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         """Finish the batch under way, commit, and let go of every partition."""
         async with self._turn:
             try:
-                await asyncio.wait_for(self._each(Task.hand_over), HANDOVER_S_MAX)
-            except (*FAILED, TimeoutError) as error:
+                await self._each(Task.hand_over, seconds=HANDOVER_S_MAX)
+            except FAILED as error:
                 log.warning("not all was handed over (%r): the next owner does it again", error)
-            await self._let_go()
+            finally:
+                await self._let_go()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Let the loop take them over: an exception in here would be swallowed."""
         self._generation += 1
+        self._look_again_at.clear()
         async with self._turn:
             await self._let_go()
+
+
+@contextlib.asynccontextmanager
+async def _no_longer_than(seconds: float, *, after: asyncio.Event) -> AsyncIterator[None]:
+    """Cut the block off `seconds` after the event, and say so."""
+    try:
+        async with asyncio.timeout(None) as limit:
+
+            async def set_limit() -> None:
+                await after.wait()
+                limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+            setting = asyncio.create_task(set_limit())
+            try:
+                yield
+            finally:
+                setting.cancel()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        log.warning("not all was handed over within %g s: the next owner does it again", seconds)
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

@@ -1,7 +1,8 @@
 """Topic `state`: the snapshots of one source partition, written by its owner alone.
 
-The transactional id names the partition, so that whoever opens it fences the owner before (KIP-98): a worker that lost
-the partition while it was paused can't overwrite a newer snapshot, it is told so by `ProducerFenced`.
+The keys begin with the group, since each group has read as far as it has. The transactional id names the partition, so
+that whoever opens it fences the owner before (KIP-98): a worker that lost the partition while it was paused can't
+overwrite a newer snapshot, it is told so by `ProducerFenced`.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ class StateTopic:
         self._kafka = kafka
         self._tp = TopicPartition(f"{prefix}state", partition)
         self._transactional_id = f"{prefix}{group}-{partition}"
+        self._of_group = f"{group}/".encode()
         self._producer: Any = None  # until it is opened
         self._crc: dict[str, int] = {}
         self._one_at_a_time = asyncio.Lock()  # a producer has one transaction
@@ -53,7 +55,8 @@ class StateTopic:
         async with consuming(consumer):
             async for records in read_to_end(consumer, self._tp):
                 newest |= {record.key: record.value for record in records}
-        return newest
+        mine = self._of_group
+        return {key.removeprefix(mine): value for key, value in newest.items() if key.startswith(mine) and value}
 
     def adopt(self, crc: Mapping[str, int]) -> None:
         """Go on from the snapshot that has these checksums."""
@@ -77,15 +80,15 @@ class StateTopic:
             reached("snapshot_sent")
         reached("snapshot_written")
 
-    async def note(self, turns: bytes) -> None:
-        """Put on record which turns are taken at which offsets; raises as `write` does."""
+    async def note(self, turns: bytes | None) -> None:
+        """Put on record which turns are taken at which offsets, None to forget them; raises as `write` does."""
         async with self._one_at_a_time, self._producer.transaction():
             await (await self._send(TURNS, turns))
         reached("turn_noted")
 
-    async def _send(self, key: bytes, value: bytes) -> asyncio.Future[Any]:
+    async def _send(self, key: bytes, value: bytes | None) -> asyncio.Future[Any]:
         sent: asyncio.Future[Any] = await self._producer.send(
-            self._tp.topic, value, key=key, partition=self._tp.partition
+            self._tp.topic, value, key=self._of_group + key, partition=self._tp.partition
         )
         return sent
 

@@ -31,7 +31,7 @@ class Task:
     def __init__(self, tp: TopicPartition, owner: Owner, state: StateTopic, outlet: Outlet, prefix: str) -> None:
         self.tp, self._owner, self._state, self._outlet, self._prefix = tp, owner, state, outlet, prefix
         self.next_offset = self.emit_from = self.committed = 0
-        self._settled = 0
+        self._settled = self._snapshot_at = 0
         self._seen = -1
         self._measures = measures.OfPartition(tp.partition)
         self._partitions = 0
@@ -52,11 +52,18 @@ class Task:
             # What an owner before may have put out keeps the turns that it had: it got no further than here.
             self._settled = resumed.end
         self._begin(resumed)
+        if resumed.is_another_log:
+            # What is on record speaks of the log before, and would make the next owner read this one whole again. The
+            # snapshot is last: while it is the old one, whoever comes next begins anew, too.
+            await consumer.commit({self.tp: resumed.start})
+            await self._state.note(None)
+            await self._write(*self._taken())
 
     def _begin(self, resumed: Resumed) -> None:
         self._state.adopt(resumed.crc)
         self._seen = resumed.seen
         self.next_offset, self.emit_from = resumed.start, resumed.emit_from
+        self._snapshot_at = -1 if resumed.is_another_log else resumed.start
         self.committed = resumed.emit_from
         log.info("%s: reading from %d, output from %d", self.tp, resumed.start, resumed.emit_from)
 
@@ -139,8 +146,9 @@ class Task:
     async def _write(self, chunks: Chunks, manifest: Mapping[str, Any]) -> None:
         if self._committing:
             await self._committing  # committed ≥ next offset of the snapshot: what it covers has been put out
-        if chunks:
+        if chunks or manifest["next_offset"] != self._snapshot_at:
             await self._state.write(chunks, **manifest)
+            self._snapshot_at = manifest["next_offset"]
             measures.SNAPSHOT_AT.set_to_current_time()
 
     async def hand_over(self) -> None:

@@ -10,7 +10,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
+import online.worker
 from online.publish import publish
+from streams import runner
 from streams.contract import Prediction
 from streams.membership import GroupRefused
 from streams.recovery import GapRefused
@@ -59,12 +61,13 @@ def bundles(write, folder: Path) -> tuple[Path, Path]:
     )
 
 
-async def make_metrics_anew(world, caplog) -> None:
-    """Delete topic `metrics`, and make it again once the worker's own client has missed it."""
+async def make_metrics_anew(world, caplog, *, is_watched: bool = True) -> None:
+    """Delete topic `metrics`, and make it again once the client of a worker, if one runs, has missed it."""
     caplog.set_level("ERROR", logger="aiokafka.cluster")
     async with administrator(world) as admin:
         await admin.delete_topics([f"{world.prefix}metrics"])
-        await world.until(lambda: said(caplog, f"{world.prefix}metrics not found in cluster metadata"))
+        if is_watched:
+            await world.until(lambda: said(caplog, f"{world.prefix}metrics not found in cluster metadata"))
         await admin.create_topics(
             [NewTopic(f"{world.prefix}metrics", 2, 1, topic_configs={"message.timestamp.type": "LogAppendTime"})]
         )
@@ -204,6 +207,113 @@ async def has_committed_since(world, before: dict) -> bool:
     return (await world.committed_and_ends())[0] != before
 
 
+async def test_each_group_has_snapshots_of_its_own(world) -> None:
+    first, second = fabric(1, steps=10), fabric(2, start=10, steps=10)
+    await world.put_events(first)
+    async with world.worker():
+        await world.until_predicted(len(first))
+    await world.put_events(second)
+
+    async with world.worker(group=f"{world.prefix}other"):
+        await world.until(lambda: are_there(world, len(first) + len(first) + len(second)))
+
+    assert (await predicted(world))[1] == await oracle(world)
+
+
+async def are_there(world, predictions: int) -> bool:
+    return len(await world.records("predictions")) >= predictions
+
+
+async def test_what_changed_no_window_is_not_missed_where_retention_passes_it(world) -> None:
+    first, second = fabric(1, steps=10), fabric(2, start=10, steps=10)
+    await world.put_events(first)
+    async with world.worker():
+        await world.until_predicted(len(first))
+    await world.put([(b"leaf-%d" % i, b"no event") for i in range(50)])
+    async with world.worker():
+        await world.until(lambda: all_is_committed(world))
+    _, ends = await world.committed_and_ends()
+    async with administrator(world) as admin:
+        await admin.delete_records({tp: RecordsToDelete(before_offset=end) for tp, end in ends.items()})
+    await world.put_events(second)
+
+    async with world.worker():
+        await world.until_predicted(len(first) + len(second))
+
+
+async def all_is_committed(world) -> bool:
+    committed, ends = await world.committed_and_ends()
+    return committed == ends
+
+
+async def test_a_rebuild_that_retention_cuts_short_is_refused_and_goes_on_only_where_that_is_accepted(
+    world, monkeypatch, caplog
+) -> None:
+    first, second = fabric(1, steps=10), fabric(2, start=10, steps=10)
+    await world.put_events(first)
+    async with world.worker():
+        await world.until_predicted(len(first))
+    _, ends = await world.committed_and_ends()
+    async with administrator(world) as admin:
+        await admin.delete_records({tp: RecordsToDelete(before_offset=end - 1) for tp, end in ends.items()})
+    monkeypatch.setattr(online.worker, "feature_code_sha256", lambda: "f" * 64)
+
+    with pytest.raises(GapRefused, match=r"no snapshot holds.*--accept-gap"):
+        await world.until_it_ends()
+
+    await world.put_events(second)
+    async with world.worker(accept_gap=True):
+        await world.until_predicted(len(first) + len(second))
+    assert "no snapshot holds" in caplog.text
+
+
+async def test_a_stop_waits_no_longer_than_a_handover_may_take(world, monkeypatch, caplog) -> None:
+    async def never(_task) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(runner, "HANDOVER_S_MAX", 0.5)
+    monkeypatch.setattr(Task, "hand_over", never)
+    async with world.worker():
+        await world.put_events(fabric(1, steps=2))
+        await world.until_predicted(24)
+
+    assert "the next owner does it again" in caplog.text
+
+
+async def test_a_commit_that_nobody_acknowledges_ends_the_session_and_the_next_does_it_again(
+    world, monkeypatch, caplog
+) -> None:
+    begin_commit = Task.begin_commit
+
+    async def stuck_once(task) -> None:
+        monkeypatch.setattr(Task, "begin_commit", begin_commit)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(runner, "COMMIT_S_MAX", 0.5)
+    monkeypatch.setattr(Task, "begin_commit", stuck_once)
+    events = fabric(1, steps=5)
+    await world.put_events(events)
+    async with world.worker(instance="a"):
+        await world.until(lambda: all_is_committed(world))
+
+    assert "no acknowledgement within 0.5 s" in caplog.text
+    assert (await predicted(world))[1] == await oracle(world)
+
+
+async def test_a_quiet_worker_says_that_its_broker_or_its_topic_is_gone(world, monkeypatch, caplog) -> None:
+    async def gone(_kafka) -> str:
+        monkeypatch.undo()
+        return "Connection refused"
+
+    async with administrator(world) as admin:
+        await admin.delete_topics([f"{world.prefix}metrics"])
+    monkeypatch.setattr(runner, "QUIET_S", 0.5)
+    async with world.worker():
+        await world.until(lambda: said(caplog, f"there is no topic {world.prefix}metrics"))
+        monkeypatch.setattr(runner, "why_no_answer", gone)
+        await world.until(lambda: said(caplog, "Kafka failed (KafkaConnectionError"))
+
+
 @pytest.mark.parametrize("steps", [30, 90], ids=["fewer", "more"])
 async def test_a_topic_made_anew_under_a_running_worker_is_read_whole(world, caplog, steps) -> None:
     await world.put_events(fabric(1))
@@ -217,6 +327,24 @@ async def test_a_topic_made_anew_under_a_running_worker_is_read_whole(world, cap
     assert "was made anew" in caplog.text
     by_src = {src_of(r)[0]: (r.partition, r.key, r.value) for r in anew}
     assert by_src == await oracle(world)
+
+
+async def test_a_topic_made_anew_is_read_whole_but_once(world, caplog) -> None:
+    first, second = fabric(1, steps=10), fabric(2, steps=20)
+    await world.put_events(first)
+    async with world.worker():
+        await world.until_predicted(len(first))
+    before = await world.records("predictions")
+    await make_metrics_anew(world, caplog, is_watched=False)
+    await world.put_events(second)
+    caplog.set_level("INFO", logger="streams.task")
+    async with world.worker(crashes=True, exactly_once=True, instance="a"):
+        await world.until(lambda: all_is_committed(world))
+
+    async with world.worker(exactly_once=True, instance="a"):
+        await world.until(lambda: said(caplog, "reading from", times=2 * 2))
+
+    assert len(await world.records("predictions")) == len(before) + len(second)
 
 
 async def test_a_topic_made_anew_is_scored_by_the_model_of_now_from_its_first_event(
@@ -242,21 +370,26 @@ async def test_a_topic_made_anew_is_scored_by_the_model_of_now_from_its_first_ev
     assert {msgspec.json.decode(r.value, type=Prediction).model for r in anew} == {newer.name}
 
 
-async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that_moved_are_said(world, caplog) -> None:
+async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that_moved_are_said(
+    world, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(runner, "LOOK_AGAIN_S", 3.0)
     await world.put_events(fabric(1, steps=5))
     async with world.worker():
         await world.until_predicted(60)
         async with administrator(world) as admin:
-            await admin.create_partitions({f"{world.prefix}metrics": NewPartitions(3)})
-            await world.until(lambda: said(caplog, "has no partition 2"), seconds=90)
+            await admin.create_partitions({f"{world.prefix}metrics": NewPartitions(8)})
+            await world.until(lambda: said(caplog, "there is no partition 7 of"), seconds=90)
             await world.put_events(fabric(2, start=5, steps=5))
+            served = [r for r in await world.records("metrics") if r.partition < 2]
+            await world.until_predicted(len(served))  # with six that wait beside them
             others = ("predictions", "features", "metrics.dead", "state", "labels", "outcomes")
-            await admin.create_partitions({world.prefix + topic: NewPartitions(3) for topic in others})
+            await admin.create_partitions({world.prefix + topic: NewPartitions(8) for topic in others})
         await world.until_predicted(120, seconds=90)
 
-    assert {r.partition for r in await world.records("metrics")} >= {2}, "nothing waited, or this run proved less"
+    assert max(r.partition for r in await world.records("metrics")) >= 2, "nothing waited, or this run proved less"
     assert (await predicted(world))[1] == await oracle(world)
-    moved = [r for r in caplog.records if "the topic has 3 partitions and had 2" in r.getMessage()]
+    moved = [r for r in caplog.records if "the topic has 8 partitions and had 2" in r.getMessage()]
     assert {r.args[0].partition for r in moved} == {0, 1}
 
 
