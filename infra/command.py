@@ -87,8 +87,12 @@ def load(name: str) -> click.Command:
 
 _PLACES = {
     errno.ENOSPC: "the disk is full{at}: free some space and run this again",
+    errno.EDQUOT: "the quota is used up{at}: free some space and run this again",
     errno.EACCES: "no permission{at}: name another place, or run this as its owner",
+    errno.EPERM: "no permission{at}: name another place, or run this as its owner",
+    errno.ENOENT: "no such file or folder{at}: name another place",
     errno.ENOTDIR: "a file stands{at} where a folder is needed: name another place",
+    errno.EISDIR: "a folder stands{at} where a file is needed: name another place",
     errno.EROFS: "the disk is read-only{at}: name another place",
 }
 """What a place to read or write may lack, by the system's number; anything else is worth its traceback."""
@@ -98,7 +102,8 @@ def _not_installed(error: ModuleNotFoundError) -> Exception:
     if error.name is None or error.name.split(".")[0] in ("streams", "online", "offline", "infra"):
         return error  # a bug of ours: its traceback is wanted
     return click.ClickException(
-        f"this needs the package {error.name}: pip install 'linkcast[demo]' brings all there is"
+        f"this needs the package {error.name}: in the checkout, 'make setup' installs what Kafka, worker and models "
+        "need, and 'make setup-dev' what the AWS adapter and the tools need as well"
     )
 
 
@@ -123,6 +128,8 @@ def read_settings(name: str, command: click.Command) -> dict[str, Any]:
         return _defaults(command, settings.get(name, {}), shared)
     except KeyError as error:
         raise SettingsRefused(f"{path}: {error.args[0]!r} is no option: see 'linkcast {name} --help'") from error
+    except TypeError as error:
+        raise SettingsRefused(f"{path}: {error}") from error
 
 
 def _shared_options() -> list[click.Parameter]:
@@ -139,13 +146,32 @@ def _defaults(command: click.Command, table: dict[str, Any], inherited: dict[str
 
 
 def _by_parameter(table: dict[str, Any], params: list[click.Parameter], *, tables: Container[str]) -> dict[str, Any]:
-    """Return the table's keys as click names them; `KeyError` for one that is neither an option nor one of `tables`."""
-    names = {option.removeprefix("--"): param.name for param in params for option in param.opts}
-    return {
-        str(names[key.replace("_", "-")]): value
-        for key, value in table.items()
-        if not (isinstance(value, dict) and key in tables)
-    }
+    """Return the table's keys as click names them.
+
+    `KeyError` for one that is neither an option nor one of `tables`, `TypeError` for a value that its option can't be.
+    """
+    named = {option.removeprefix("--"): param for param in params for option in param.opts}
+    values = {}
+    for key, value in table.items():
+        if not (isinstance(value, dict) and key in tables):
+            param = named[key.replace("_", "-")]
+            _check_type(key, value, param)
+            values[str(param.name)] = value
+    return values
+
+
+_TEXT = (click.types.StringParamType, click.Choice, click.Path, click.DateTime)
+
+
+def _check_type(key: str, value: Any, param: click.Parameter) -> None:
+    # Click would call a text or a number whatever stands there, or break at it.
+    wanted, name = (
+        (str, "text in quotes") if isinstance(param.type, _TEXT) else (str | int | float, "a number, or true or false")
+    )
+    is_many = isinstance(param, click.Option) and param.multiple
+    for one in value if is_many and isinstance(value, list) else [value]:
+        if not isinstance(one, wanted):
+            raise TypeError(f"{key} = {value!r}: give {name}")
 
 
 @click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "LINKCAST", "help_option_names": ["-h", "--help"]})

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from streams.contract import LinkcastError
-from streams.kafka import SASL_MECHANISMS, SECURITY_PROTOCOLS, KafkaSettings
+from streams.kafka import SASL_MECHANISMS, SECURITY_PROTOCOLS, KafkaRefused, KafkaSettings
 
 R = TypeVar("R")
 
@@ -44,6 +44,14 @@ rules_option = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Rule table in place of linkcast's own (TOML).",
 )
+
+
+def even(_context: click.Context, _option: click.Parameter, value: int) -> int:
+    """Refuse an odd number of ports, as an option's callback."""
+    if value % 2:
+        raise click.BadParameter(f"{value} is odd, and a link has two ports: say {value + 1}")
+    return value
+
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _KAFKA_OPTIONS = (
@@ -136,7 +144,14 @@ _SECURITY = {
 
 
 def _password(file: Path | None) -> str | None:
-    return file.read_text("utf-8").strip() if file else os.environ.get("LINKCAST_SASL_PASSWORD")
+    if not file:
+        return os.environ.get("LINKCAST_SASL_PASSWORD")
+    try:
+        return file.read_text("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise KafkaRefused(
+            f"{file}: the password is not UTF-8 text. Write it again, as the broker knows it."
+        ) from error
 
 
 def _embedded_bootstrap(home: Path) -> str:

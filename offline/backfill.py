@@ -118,9 +118,8 @@ def backfill_files(
 ) -> Summary:
     """Run the kernel over recordings, in the order given, into one Parquet file with the columns of `SCHEMA`.
 
-    `out` is there only once it is whole; recordings without a line give no rows, and those with bad lines alone no
-    file. `progress` is told the number of events read so far. Raises `recordings.RecordingUnreadable` and
-    `BackfillFailed`.
+    `out` is there only once it is whole, and only if a line is an event. `progress` is told the number of events read
+    so far. Raises `recordings.RecordingUnreadable` and `BackfillFailed`.
     """
     table = StreamTable(time_zone=time_zone, rules=rules, streams_max=_STREAMS_MAX)
     became = np.zeros(4, np.int64)
@@ -136,8 +135,9 @@ def backfill_files(
                 rejected += len(chunk.bad)
                 bad += chunk.bad[: BAD_KEPT - len(bad)]
                 progress(int(became.sum()))
-        if rejected and not became[ROW]:
-            raise BackfillFailed(f"none of the {rejected} lines is an event, so {out} was not written. First {bad[0]}")
+        if not became[ROW]:
+            first = f" First {bad[0]}" if bad else " Give a recording that has events."
+            raise BackfillFailed(f"none of the {rejected} lines is an event, so {out} was not written.{first}")
     names = {"rows": ROW, "late": LATE, "repeats": REPEAT, "too_late": TOO_LATE}
     return Summary({name: int(became[i]) for name, i in names.items()} | {"rejected": rejected}, bad)
 

@@ -45,7 +45,7 @@ def serve(host: str, port: int, *, idle_s: Callable[[], float], model: Callable[
         server = make_server(host, port, app, server_class=WSGIServer, handler_class=_Quiet)
     except OSError as error:
         raise PortTaken(
-            f"{host}:{port}: {error.strerror}. Choose another with --health-port, 0 for a free one"
+            f"{host}:{port}: {error.strerror}. Mend --health-host, or choose another --health-port, 0 for a free one"
         ) from error
     thread = threading.Thread(target=server.serve_forever, daemon=True, name="health")
     thread.start()

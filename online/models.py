@@ -78,7 +78,8 @@ class Models:
             try:
                 scorer = await asyncio.to_thread(self.load, manifest.version)
             except (BundleRefused, KeyRefused) as error:
-                log.error("model %s refused, the champion stays: %s", manifest.version, error)
+                who = "the champion stays" if self._newest else "the rules go on"
+                log.error("model %s refused, %s: %s", manifest.version, who, error)
                 continue
             self._newest = manifest
             self._champion.becomes(scorer)

@@ -6,6 +6,7 @@ Importing this needs no Kafka client; most of what is in here does.
 import asyncio
 import contextlib
 import logging
+import re
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ TRANSACTION_TIMEOUT_MS = 8_000
 """Below the consumer's session, so that a dead owner's transaction never outlives its membership."""
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM")
+SAY_EVERY_S = 60.0
+_ADDRESS = re.compile(r"(?:[^][:/\s]+|\[[^][/\s]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class KafkaSettings:
     Parameters
     ----------
     bootstrap
-        `host:port`, several separated by commas.
+        `host:port`, several separated by commas; an IPv6 address stands in brackets.
     security_protocol, sasl_mechanism
         One of `SECURITY_PROTOCOLS` and of `SASL_MECHANISMS`. AWS_MSK_IAM signs with the ambient AWS credentials
         for `region` and needs SASL_SSL.
@@ -71,6 +74,12 @@ class KafkaSettings:
     key: Path | None = None
 
     def __post_init__(self) -> None:
+        for address in self.bootstrap.split(","):
+            match = _ADDRESS.fullmatch(address.strip())
+            if not match or not 1 <= int(match["port"] or 9092) <= 65_535:
+                raise KafkaRefused(
+                    f"Kafka at {address!r}: give host:port with a port from 1 to 65535, several with commas between"
+                )
         if self.security_protocol not in SECURITY_PROTOCOLS:
             raise KafkaRefused(
                 f"security protocol {self.security_protocol!r}: choose one of {', '.join(SECURITY_PROTOCOLS)}"
@@ -129,7 +138,7 @@ def _msk_tokens(region: str) -> "AbstractTokenProvider":
     try:
         from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
     except ImportError as error:
-        raise KafkaRefused("AWS_MSK_IAM needs the signer: pip install 'linkcast[msk]'") from error
+        raise KafkaRefused("AWS_MSK_IAM needs the signer: pip install -e '.[msk]' in linkcast's checkout") from error
 
     class MskTokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is untyped here
         async def token(self) -> str:
@@ -141,23 +150,27 @@ def _msk_tokens(region: str) -> "AbstractTokenProvider":
 
 
 async def await_broker(kafka: KafkaSettings, *, seconds: float | None = None) -> None:
-    """Return once a broker of the cluster answers; say so (by `logging`) if it is away, and when it is back.
+    """Return once a broker of the cluster answers; say so (by `logging`) while it is away, and when it is back.
 
     Waits `seconds`, or for ever where it is None; then raises `KafkaUnreachable`. Wrong credentials or TLS raise
     `KafkaRefused` at once: waiting mends neither.
     """
     start = time.monotonic()
-    said = False
+    said_at = None
     while (reason := await why_no_answer(kafka)) is not None:
         if seconds is not None and time.monotonic() - start >= seconds:
             raise KafkaUnreachable(
                 f"no Kafka at {kafka.bootstrap} after {seconds:g} s ({reason}): start it, or set LINKCAST_BOOTSTRAP"
             )
-        if not said:
-            log.warning("waiting for Kafka at %s (%s)", kafka.bootstrap, reason)
-            said = True
+        if said_at is None or time.monotonic() - said_at >= SAY_EVERY_S:
+            log.warning(
+                "waiting for Kafka at %s (%s): start it, or mend --bootstrap or --security-protocol",
+                kafka.bootstrap,
+                reason,
+            )
+            said_at = time.monotonic()
         await asyncio.sleep(0.5)
-    if said:
+    if said_at is not None:
         log.warning("Kafka at %s is there", kafka.bootstrap)
 
 
@@ -255,6 +268,7 @@ async def _why_no_answer_at(host: str, port: int, **arguments: Any) -> str | Non
     from aiokafka.conn import create_conn
     from aiokafka.errors import (
         AuthenticationFailedError,
+        IllegalSaslStateError,
         KafkaError,
         SaslAuthenticationFailed,
         UnsupportedSaslMechanismError,
@@ -265,6 +279,10 @@ async def _why_no_answer_at(host: str, port: int, **arguments: Any) -> str | Non
         connection = await create_conn(host, port, **arguments)
     except (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError) as error:
         raise KafkaRefused(f"Kafka at {host}:{port}: {error}. Check mechanism, username and password.") from error
+    except IllegalSaslStateError as error:
+        raise KafkaRefused(
+            f"Kafka at {host}:{port} takes no SASL there: mend the port or --security-protocol"
+        ) from error
     except ssl.SSLCertVerificationError as error:
         raise KafkaRefused(f"Kafka at {host}:{port}: {error}. Give the authority that signed it (ca).") from error
     except (OSError, KafkaError, TimeoutError) as error:

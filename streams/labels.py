@@ -95,7 +95,7 @@ def load_rules(path: Path = DEFAULT_RULES) -> RuleTable:
             review_below_confidence=float(document["review_below_confidence"]),
         )
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, RulesRefused) as error:
-        raise RulesRefused(f"{path}: {error}. See the comment at its top for the form of a rule.") from error
+        raise RulesRefused(f"{path}: {error}. See the top of streams/rules.toml for the form of a rule.") from error
 
 
 def _condition(text: Any) -> tuple[int, int, float, int]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
 import signal
 import sys
 from dataclasses import asdict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lambda_adapter.event_source import Counters, EventSource, Function
 
 SAY_EVERY_S = 2.0
+_OURS = "lambda_adapter.handler:lambda_handler"
 
 
 @click.group()
@@ -32,7 +34,7 @@ def command() -> None:
 @click.option("--topic", help="To read; default: the prefix followed by 'predictions'.")
 @click.option(
     "--handler",
-    default="lambda_adapter.handler:lambda_handler",
+    default=_OURS,
     show_default=True,
     metavar="MODULE:FUNCTION",
     help="What to invoke with (event, context).",
@@ -120,7 +122,7 @@ def run(
 
     Offsets are committed behind what the handler succeeded with: a run that was killed goes on from there. Says every
     2 s how far it is, and at the end what happened. Stops on SIGTERM and Ctrl-C behind the invocation under way. Exits
-    with 1 if records were discarded: given up, and no --on-failure to keep them.
+    with 1 if records were discarded: given up, and no --on-failure to keep them. What the handler prints is on stderr.
 
     \b
         linkcast lambda run --handler my_module:my_function --once --json
@@ -140,27 +142,44 @@ def run(
         TopicMissing,
     )
 
+    if handler == _OURS:
+        _check_environment(kafka)
     try:
-        source = EventSource(
-            kafka,
-            topic or f"{prefix}predictions",
-            group or f"{prefix}lambda",
-            _function(handler, in_process=in_process, timeout_s=timeout_s),
-            Options(
-                function_response_types=("ReportBatchItemFailures",) if report_failures else (),
-                filter_criteria=FilterCriteria(filters) if filters else None,
-                **mapping,
-            ),
-            concurrency=concurrency,
-            on_failure=FailureTopic(kafka.client_arguments(), on_failure) if on_failure else None,
-        )
-        asyncio.run(_until_stopped(source, kafka, once=once))
+        with contextlib.redirect_stdout(sys.stderr):  # for what the handler prints: stdout has the figures alone
+            source = EventSource(
+                kafka,
+                topic or f"{prefix}predictions",
+                group or f"{prefix}lambda",
+                _function(handler, in_process=in_process, timeout_s=timeout_s),
+                Options(
+                    function_response_types=("ReportBatchItemFailures",) if report_failures else (),
+                    filter_criteria=FilterCriteria(filters) if filters else None,
+                    **mapping,
+                ),
+                concurrency=concurrency,
+                on_failure=FailureTopic(kafka.client_arguments(), on_failure) if on_failure else None,
+            )
+            asyncio.run(_until_stopped(source, kafka, once=once))
     except (OptionsRefused, FilterRefused) as error:
         raise click.UsageError(str(error)) from error
     except TopicMissing as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(_figures(source.counters)) if as_json else _line(source.counters))
     sys.exit(bool(source.counters.discarded))
+
+
+def _check_environment(kafka: KafkaSettings) -> None:
+    """Raise `SettingsRefused` for what linkcast's own handler would fail at in each invocation, for ever.
+
+    Where the environment names no cluster for its dead letters, it is the one that is read.
+    """
+    from lambda_adapter.settings import Settings
+
+    if not os.environ.get("LINKCAST_BOOTSTRAP"):
+        os.environ["LINKCAST_BOOTSTRAP"] = kafka.bootstrap
+        os.environ["LINKCAST_SECURITY_PROTOCOL"] = kafka.security_protocol
+        os.environ["LINKCAST_SASL_MECHANISM"] = kafka.sasl_mechanism or ""
+    Settings.from_environment(os.environ)
 
 
 def _function(handler: str, *, in_process: bool, timeout_s: float) -> "Function":
@@ -187,7 +206,8 @@ def _imported(module: str, name: str) -> Any:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise click.ClickException(f"--handler: no module {error.name}, neither here nor installed") from error
         raise click.ClickException(
-            f"--handler {module}:{name} needs the package {error.name}: install it (linkcast's own: 'linkcast[aws]')"
+            f"--handler {module}:{name} needs the package {error.name}: install it "
+            "(linkcast's own handler: pip install -e '.[aws]' in the checkout)"
         ) from error
     if not callable(handler := getattr(imported, name, None)):
         raise click.ClickException(f"--handler: module {module} has no function {name}")

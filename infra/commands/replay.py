@@ -33,7 +33,7 @@ class Speed(click.ParamType[float]):
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--speed", type=Speed(), default="max", show_default=True, help="1 is real time, 60 an hour a minute.")
 @click.option("--limit", type=click.IntRange(1), help="Events to send at most.")
 @click.option("--skip-bad", is_flag=True, help="Exit with 0 though some lines were no events.")

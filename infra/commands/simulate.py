@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from infra.options import even
+
 PROFILES = ("true", "train")
 
 
@@ -15,14 +17,8 @@ def _profiles(_context: click.Context, _option: click.Parameter, value: str) -> 
     return names
 
 
-def _even(_context: click.Context, _option: click.Parameter, value: int) -> int:
-    if value % 2:
-        raise click.BadParameter(f"{value} is odd, and a link has two ports: say {value + 1}")
-    return value
-
-
 @click.command()
-@click.option("--ports", type=click.IntRange(2), default=300, show_default=True, callback=_even, help="An even number.")
+@click.option("--ports", type=click.IntRange(2), default=300, show_default=True, callback=even, help="An even number.")
 @click.option("--hours", type=click.FloatRange(0.1), default=24.0, show_default=True, help="Of event time.")
 @click.option(
     "--profile",
@@ -89,6 +85,12 @@ def command(
         )
         folder = out / profile if len(profiles) > 1 else out
         fabric = Fabric(setting)
-        counts[profile] = export(fabric, folder, events_as=events_as, processes=processes, progress=show)  # type: ignore[arg-type]
-        click.echo("", err=True)
+        show(0)
+        try:
+            counts[profile] = export(fabric, folder, events_as=events_as, processes=processes, progress=show)  # type: ignore[arg-type]
+        except OSError as error:
+            error.filename = error.filename or str(folder)  # a write names no file
+            raise
+        finally:
+            click.echo("", err=True)
     click.echo(json.dumps(counts))

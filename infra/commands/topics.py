@@ -81,6 +81,8 @@ def list_(kafka: KafkaSettings, prefix: str, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode(found).decode())
         return
+    if not found:
+        print(f"none with the prefix {prefix!r}: 'linkcast topics apply' makes them", file=sys.stderr)
     for topic in found:
         settings = " ".join(f"{key}={value}" for key, value in sorted(topic.config.items()))
         print(f"{topic.topic}  partitions={topic.partitions} replication={topic.replication} {settings}")

@@ -5,14 +5,22 @@ from typing import Any
 
 import click
 
-from infra.options import NoBroker, cluster_options, json_option, kafka_settings, time_zone_option
+from infra.options import NoBroker, cluster_options, even, json_option, kafka_settings, time_zone_option
 
 
 @click.command()
 @cluster_options
-@click.option("--ports", default=100, show_default=True, type=click.IntRange(6), help="Of each simulated fabric.")
+@click.option(
+    "--ports", default=100, show_default=True, type=click.IntRange(6), callback=even, help="Of each simulated fabric."
+)
 @click.option("--hours", default=24.0, show_default=True, type=click.FloatRange(6), help="Of its life.")
-@click.option("--seed", default=1, show_default=True, help="Of fabrics and training: the same seed, the same model.")
+@click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Of fabrics and training: the same seed, the same model.",
+)
 @click.option(
     "--rates",
     type=click.Choice(["true", "train"]),
@@ -52,6 +60,7 @@ def command(
     """
     import asyncio
     import json
+    import tempfile
     import time
 
     home, prefix = cluster["home"], cluster.pop("prefix")
@@ -68,7 +77,16 @@ def command(
     from offline.train import train_bundle
     from online.keys import load_or_create_key
     from online.publish import publish as publish_bundle
+    from streams.kafka import await_broker
 
+    # What may be wrong with places and cluster is said before the minutes of work.
+    signing_key = load_or_create_key(key or home / "keys" / "signing.key")
+    models = out or home / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=models):
+        pass
+    if kafka:
+        asyncio.run(await_broker(kafka))
     with step(f"simulating {len(PARTS)} fabrics of {ports} ports for {hours:g} h, and their features") as progress:
         setting = Setting(ports=ports, hours=hours, seed=seed, profile="train")
         table = simulated_histories(setting, time_zone=time_zone, progress=progress)
@@ -76,8 +94,8 @@ def command(
         now_ms = int(time.time() * 1000)
         bundle = train_bundle(
             table,
-            out or home / "models",
-            load_or_create_key(key or home / "keys" / "signing.key"),
+            models,
+            signing_key,
             created_at=now_ms,
             base_rate=base_rate("true", seed=seed) if rates == "true" else None,
             seed=seed,

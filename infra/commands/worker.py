@@ -22,7 +22,7 @@ from streams.kafka import KafkaSettings
 @click.option(
     "--trusted-keys",
     envvar="LINKCAST_TRUSTED_KEYS",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     help="Public key, or a folder of them, that a model must be signed with; default: the home's own.",
 )
 @click.option(
@@ -62,7 +62,7 @@ def command(
 ) -> None:
     """Score every event of topic metrics, as a member of a consumer group; more members share the partitions.
 
-    Reads metrics and models, writes predictions, features and metrics.dead. Until a model is published the nine rules
+    Reads metrics and models, writes predictions, features and metrics.dead. Until a model is published the ten rules
     speak, with "model": "rules". Offsets are committed once the outputs are acknowledged; the windows are kept on topic
     state, and a restart goes on from there. Stops cleanly on SIGTERM and Ctrl-C, with exit status 0.
 
@@ -79,11 +79,18 @@ def command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of its log we say ourselves
 
+    from online.keys import load_trusted_keys
     from online.prediction_json import compile_encoder
     from online.service import WorkerSettings, run_worker
+    from streams.calendar import transitions
     from streams.labels import DEFAULT_RULES, load_rules
     from streams.stream_table import compile_kernel
 
+    # Before the group is joined: what is wrong here would be told there by another cause, or by the log alone.
+    transitions(time_zone)
+    keys = trusted_keys or click.get_current_context().params["home"] / "keys"
+    if keys.is_file() or any(keys.glob("*.pub")):  # a key may come later: they are read anew with each model
+        load_trusted_keys(keys)
     with compiling():
         compile_kernel()
         compile_encoder()
@@ -93,7 +100,7 @@ def command(
         time_zone=time_zone,
         rules=load_rules(rules or DEFAULT_RULES),
         streams_max=streams_max,
-        trusted_keys=trusted_keys or click.get_current_context().params["home"] / "keys",
+        trusted_keys=keys,
         instance=instance,
         exactly_once=exactly_once,
         accept_gap=accept_gap,

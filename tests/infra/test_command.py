@@ -78,7 +78,15 @@ def test_every_subcommand_has_a_line_to_paste(name):
             1,
             "Error: no permission at /etc/linkcast:",
         ),
-        (ModuleNotFoundError("No module named 'numba'", name="numba"), 1, "Error: this needs the package numba: pip "),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/proc/no"), 1, "Error: no such file or folder at /proc/no:"),
+        (PermissionError(errno.EPERM, "Not permitted", "/sys/no"), 1, "Error: no permission at /sys/no:"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "out"), 1, "Error: a folder stands at out where a file is"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "out"), 1, "Error: the quota is used up at out:"),
+        (
+            ModuleNotFoundError("No module named 'numba'", name="numba"),
+            1,
+            "Error: this needs the package numba: in the checkout, 'make setup' installs",
+        ),
     ],
 )
 def test_what_the_world_does_is_one_line_and_a_status(raised, exit_code, line, run, subcommand):
@@ -147,6 +155,10 @@ def test_settings_reach_subcommands_of_subcommands(run, tmp_path, monkeypatch):
         ("[broker]\nprot = 9092", "'prot' is no option"),
         ("[borker]\nport = 9092", "'borker' is no option"),
         ("port = ", "linkcast.toml: "),
+        ("bootstrap = 3", "linkcast.toml: bootstrap = 3: give text in quotes"),
+        ('bootstrap = ["a"]', "bootstrap = ['a']: give text in quotes"),
+        ("home = true", "home = True: give text in quotes"),
+        ("[broker.up]\nport = [1]", "port = [1]: give a number, or true or false"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(settings, named, run, tmp_path):
@@ -156,6 +168,13 @@ def test_a_setting_that_nothing_reads_is_refused(settings, named, run, tmp_path)
 
     assert result.exit_code == 1
     assert named in result.stderr
+
+
+def test_an_option_that_may_be_repeated_is_a_list_of_texts(run, tmp_path):
+    (tmp_path / "linkcast.toml").write_text('[lambda.run]\nfilter = ["{}", "{}"]')
+    assert run("lambda", "run", "--help").exit_code == 0
+    (tmp_path / "linkcast.toml").write_text("[lambda.run]\nfilter = [1]")
+    assert "filter = [1]: give text in quotes" in run("lambda", "run", "--help").stderr
 
 
 def test_a_settings_file_that_is_named_must_be_there(run, monkeypatch):
@@ -195,3 +214,58 @@ def test_the_password_comes_from_a_file_or_a_variable_and_no_flag(tmp_path, monk
     (tmp_path / "password").write_text("by file\n")
     named = [*sasl, "--sasl-password-file", str(tmp_path / "password")]
     assert CliRunner().invoke(show, named).stdout == "by file PLAIN {}\n"
+    (tmp_path / "password").write_bytes(b"\xff\xfe")
+    assert "password: the password is not UTF-8 text" in str(CliRunner().invoke(show, named).exception)
+
+
+def test_an_address_that_is_none_is_one_line(run):
+    result = run("topics", "list", "--bootstrap", "127.0.0.1:notaport")
+
+    assert result.exit_code == 1
+    assert "Error: Kafka at '127.0.0.1:notaport': give host:port" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["train", "--no-publish"], ["simulate", "--out", "out"]])
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("--ports", "7", "a link has two ports: say 8"), ("--seed", "-1", "not in the range")],
+)
+def test_a_fabric_that_can_not_be_is_a_wrong_option(command, option, value, words, run):
+    result = run(*command, option, value)
+
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--no-publish", "--key", "garbage"], "garbage: no readable private key"),
+        (["--no-publish", "--home", "garbage/home"], "a file stands at garbage"),
+        (["--no-publish", "--out", "garbage/models"], "a file stands at garbage"),
+        (["--publish", "--bootstrap", "a:1", "--security-protocol", "SSL", "--tls-ca", "garbage"], "TLS files garbage"),
+    ],
+)
+def test_what_training_will_need_at_its_end_is_looked_at_first(options, words, run, tmp_path):
+    (tmp_path / "garbage").write_text("garbage")
+
+    result = run("train", "--ports", "6", "--hours", "6", *options)
+
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1  # no word of a simulation
+
+
+def test_a_full_disk_is_a_line_of_its_own_that_says_where(run, monkeypatch):
+    def fill(fabric, folder, *, progress, **_):
+        progress(12_684)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("offline.simulator.export.export", fill)
+    result = run("simulate", "--ports", "8", "--hours", "0.1", "--out", "sim")
+
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-2:] == [
+        "train: 12,684 events",
+        "Error: the disk is full at sim: free some space and run this again",
+    ]

@@ -1,6 +1,9 @@
 """The doctor names what is missing with its fix, and fails for nothing else."""
 
 import json
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -8,6 +11,8 @@ from click.testing import CliRunner
 from infra import doctor
 from infra.command import main
 from infra.doctor import _writable
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 @pytest.fixture
@@ -63,3 +68,15 @@ def test_the_home_may_still_have_to_be_made(tmp_path):
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").touch()
     assert not _writable("home", tmp_path / "file", "fix").ok
+
+
+def test_the_packages_are_those_of_the_extra_that_brings_all_commands():
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+
+    def names(extra):
+        for needed in extras[extra]:
+            name, below = re.match(r"([\w-]+)(?:\[(.*?)\])?", needed).groups()
+            yield from (each for one in below.split(",") for each in names(one)) if below else [name]
+
+    modules = {name.replace("-", "_").removesuffix("_cpu") for name in names("demo")}
+    assert set(doctor.PACKAGES) == modules

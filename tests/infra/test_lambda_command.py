@@ -22,6 +22,7 @@ import itertools, json, os
 calls = itertools.count()
 
 def note(event, context):
+    print("a handler's own words")
     with open(os.environ["NOTES"], "a") as notes:
         for records in event["records"].values():
             notes.writelines(f"{record['partition']} {record['offset']}\\n" for record in records)
@@ -81,7 +82,8 @@ async def test_it_invokes_the_handler_with_every_prediction_and_says_so(how, kaf
 
     assert status == 0, err
     assert Counter(noted(folder)) == dict.fromkeys(predictions, 1)
-    figures = json.loads(out)
+    figures = json.loads(out)  # and nothing of what the handler prints
+    assert "a handler's own words" in err
     assert (figures["read"], figures["settled"], figures["discarded"]) == (300, 300, 0)
 
 
@@ -142,6 +144,18 @@ def test_a_handler_that_is_not_there_is_one_line(handler, words, folder):
     assert result.exit_code in (1, 2)
     assert words in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_linkcasts_own_handler_without_its_settings_is_one_line_and_no_invocation(monkeypatch):
+    for name in ("TABLE", "BUS", "DEAD_TOPIC", "BOOTSTRAP", "SECURITY_PROTOCOL", "SASL_MECHANISM"):
+        monkeypatch.setenv(f"LINKCAST_{name}", "")
+    monkeypatch.setenv("LINKCAST_BUS", "alerts")
+
+    result = CliRunner().invoke(main, ["lambda", "run", "--bootstrap", "127.0.0.1:1"])
+
+    assert result.exit_code == 1
+    # The cluster of its dead letters is the one that is read.
+    assert "Error: not set: LINKCAST_TABLE, LINKCAST_DEAD_TOPIC. Set them" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -148,3 +148,10 @@ async def test_a_file_that_is_not_there_is_one_line(kafka, topics, tmp_path):
 
     assert status == 1
     assert "No such file" in said
+
+
+async def test_a_folder_is_no_recording(kafka, topics, tmp_path):
+    status, _, said = await run(kafka, topics, str(tmp_path))
+
+    assert status == 2
+    assert "is a directory" in said

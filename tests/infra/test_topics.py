@@ -102,6 +102,9 @@ def test_the_command_exits_with_1_and_a_line_for_each_difference(kafka, prefix):
     def run(*arguments):
         return CliRunner().invoke(main, ["topics", *arguments, "--bootstrap", kafka.bootstrap, "--prefix", prefix])
 
+    none = run("list")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert f"none with the prefix '{prefix}': 'linkcast topics apply' makes them" in none.stderr
     made = run("apply", "--partitions", "2")
     assert (made.exit_code, made.stdout) == (0, "")
     assert f"made {prefix}metrics\n" in made.stderr

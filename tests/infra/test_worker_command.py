@@ -18,20 +18,43 @@ from streams.kafka import KafkaSettings
 pytestmark = pytest.mark.kafka
 
 
-def test_a_health_port_that_is_taken_is_one_line_and_a_failure(tmp_path) -> None:
+@pytest.fixture
+def worker(tmp_path):
+    """Run a worker that ends at its health port, which is taken, if nothing before is wrong."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        port = other.getsockname()[1]
+        port = str(other.getsockname()[1])
+        start = ["worker", "--bootstrap", "127.0.0.1:1", "--home", str(tmp_path), "--health-port", port]
+        yield lambda *arguments: CliRunner().invoke(main, [*start, *arguments])
 
-        result = CliRunner().invoke(
-            main, ["worker", "--bootstrap", "127.0.0.1:1", "--health-port", str(port), "--trusted-keys", str(tmp_path)]
-        )
+
+def test_a_health_port_that_is_taken_is_one_line_and_a_failure(worker, tmp_path) -> None:
+    result = worker("--trusted-keys", str(tmp_path))
 
     assert result.exit_code == 1
-    assert f"127.0.0.1:{port}" in result.stderr
+    assert "Error: 127.0.0.1:" in result.stderr
     assert "--health-port" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_keys_that_are_none_end_the_start(worker, tmp_path) -> None:
+    absent = worker("--trusted-keys", str(tmp_path / "absent.pub"))
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "a.pub").write_text("garbage")
+    garbage = worker()  # the home's own
+
+    assert absent.exit_code == 2
+    assert "absent.pub' does not exist" in absent.stderr
+    assert garbage.exit_code == 1
+    assert "a.pub: no readable public key" in garbage.stderr
+
+
+def test_a_time_zone_that_is_none_is_told_before_any_group_is_joined(worker) -> None:
+    result = worker("--time-zone", "Mars/Phobos")
+
+    assert result.exit_code == 1
+    assert "Error: time zone 'Mars/Phobos' is not in the IANA data base" in result.stderr
 
 
 async def test_a_worker_waits_for_its_broker_says_so_and_goes_on_once_it_is_there(tmp_path) -> None:

@@ -38,3 +38,11 @@ def test_a_port_that_is_taken_is_named_with_what_to_do() -> None:
             serve("127.0.0.1", port, idle_s=lambda: 0, model=lambda: "m1"),
         ):
             pass
+
+
+def test_a_host_that_is_not_of_this_machine_is_told_to_be_mended() -> None:
+    with (
+        pytest.raises(PortTaken, match=r"192\.0\.2\.1:0: .*Mend --health-host"),
+        serve("192.0.2.1", 0, idle_s=lambda: 0, model=lambda: "m1"),
+    ):
+        pass

@@ -71,6 +71,18 @@ def test_settings_that_can_never_connect_are_refused_with_the_fix(settings, fix)
         KafkaSettings(bootstrap="a:1", **settings)
 
 
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:notaport", "127.0.0.1:99999", "a:0", "a:", "", "::1:9092", "kafka://a:1"]
+)
+def test_an_address_that_is_none_is_refused_with_the_form_of_one(address):
+    with pytest.raises(KafkaRefused, match=f"Kafka at {address!r}: give host:port"):
+        KafkaSettings(bootstrap=f"a:1,{address}")
+
+
+def test_an_address_may_be_ipv6_and_stand_after_a_space():
+    assert KafkaSettings(bootstrap="[::1]:9092, kafka-1.example:65535").bootstrap
+
+
 def test_an_unreadable_tls_file_is_named(tmp_path):
     no_pem = tmp_path / "ca.pem"
     no_pem.write_text("not a certificate")
@@ -100,7 +112,33 @@ async def test_a_broker_that_is_away_is_waited_for_said_so_once_and_gone_on_with
 
     logging.getLogger("streams.kafka").removeHandler(said)
     assert said.lines[0].startswith(f"waiting for Kafka at 127.0.0.1:{unused_tcp_port} (")
+    assert said.lines[0].endswith("start it, or mend --bootstrap or --security-protocol")
     assert said.lines[1:] == [f"Kafka at 127.0.0.1:{unused_tcp_port} is there"]
+
+
+async def test_whoever_waits_on_says_so_again(unused_tcp_port, monkeypatch):
+    monkeypatch.setattr(streams_kafka, "SAY_EVERY_S", 0)
+    said = Said()
+    logging.getLogger("streams.kafka").addHandler(said)
+    waiting = asyncio.create_task(await_broker(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}")))
+    for _ in range(2):
+        await asyncio.wait_for(said.something.wait(), 30)
+        said.something.clear()
+    waiting.cancel()
+    logging.getLogger("streams.kafka").removeHandler(said)
+
+
+async def test_sasl_to_a_listener_without_it_is_refused_and_not_waited_for(kafka):
+    sasl = KafkaSettings(
+        bootstrap=kafka.bootstrap,
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        username="u",
+        password="p",
+    )
+
+    with pytest.raises(KafkaRefused, match="takes no SASL there: mend the port or --security-protocol"):
+        await why_no_answer(sasl)
 
 
 async def test_one_address_that_answers_is_enough(kafka, unused_tcp_port):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 
 from offline.backfill import backfill_events
 from streams.contract import FAULT_CLASSES, MetricEvent
+from streams.labels import RulesRefused, load_rules
 from streams.stream_table import compile_kernel
 from tests.reference import Ruling
 from tests.streams.agreement import agreed, kernel_ruling
@@ -110,6 +111,13 @@ TRIGGERS: dict[str, Metrics] = {
 
 def test_every_fault_class_has_a_rule() -> None:
     assert set(TRIGGERS) == set(FAULT_CLASSES)
+
+
+def test_a_table_that_is_none_is_refused_with_where_the_form_of_one_is_told(tmp_path) -> None:
+    (tmp_path / "bad.json").write_text("{}")
+
+    with pytest.raises(RulesRefused, match=r"bad\.json: .*See the top of streams/rules\.toml"):
+        load_rules(tmp_path / "bad.json")
 
 
 def test_whichever_rules_fire_together_the_first_of_the_table_wins() -> None:
