@@ -58,7 +58,7 @@ lambda-package: .venv/cdk  ## the Lambda's folder, build/lambda, by pip and with
 bench: .venv/dev  ## measure the figures of docs/benchmarks.md on this machine
 	@$(BIN)/linkcast bench hop && $(BIN)/linkcast bench score && $(BIN)/linkcast bench backfill && $(BIN)/linkcast bench memory && $(BIN)/linkcast bench simulate
 
-bench-peers: .venv/dev  ## the same window job in linkcast and in other engines (an hour); ARGS="--engines NAME,... --rounds N"
+bench-peers: .venv/dev  ## the same window job in linkcast and in other engines (up to an hour); ARGS="--engines NAME,... --rounds N"
 	@$(BIN)/linkcast bench peers --kill --markdown docs/peers.md $(ARGS)
 
 lock:  ## compile the hashed locks again (needs uv)

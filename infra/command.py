@@ -180,7 +180,7 @@ def main() -> None:
     """Say which InfiniBand or RoCE link is about to fail, minutes ahead.
 
     Options come from flags, LINKCAST_* variables or linkcast.toml, in that order. Results are on stdout, words for
-    people on stderr. Exits with 1 for a failure it can name, 2 for a wrong option, 130 after Ctrl-C.
+    people on stderr. Exits with 1 for a failure it can name, 2 for a wrong option, 130 after Ctrl-C (a service: 0).
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 

