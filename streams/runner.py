@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
@@ -44,6 +45,8 @@ QUIET_S = 15.0
 LOOK_AGAIN_S = 30.0
 PAUSE_S_MAX = 30.0
 REFUSED_S_MAX = 30.0
+RESTLESS, RESTLESS_S = 10, 30.0
+"""So many assignments within so many seconds are two workers that take one name from each other."""
 FORGOTTEN_S = SESSION_TIMEOUT_MS / 1000 + 2.0
 """By then the group has forgotten a member that ended without leaving it, as static ones do."""
 FAILED = (KafkaError, IllegalOperation)
@@ -75,6 +78,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._tasks: dict[TopicPartition, Task] = {}
         self._look_again_at: dict[TopicPartition, float] = {}  # partitions that lack one for their outputs
         self._generation = 0
+        self._assigned_at: deque[float] = deque(maxlen=RESTLESS)
         self._refused_generation = -1
         # Held while a batch is under way, so that a partition is handed over between two batches.
         self._turn = asyncio.Lock()
@@ -257,8 +261,17 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         """Let the loop take them over: an exception in here would be swallowed."""
         self._generation += 1
         self._look_again_at.clear()
+        self._say_if_restless()
         async with self._turn:
             await self._let_go()
+
+    def _say_if_restless(self) -> None:
+        now, instance = time.monotonic(), self._member.instance
+        self._assigned_at.append(now)
+        if instance and len(self._assigned_at) == RESTLESS and now - self._assigned_at[0] < RESTLESS_S:
+            log.error("partitions came and went %d times within %g s: does another worker run as --instance %s?",
+                      RESTLESS, RESTLESS_S, instance)  # fmt: skip
+            self._assigned_at.clear()
 
 
 @contextlib.asynccontextmanager

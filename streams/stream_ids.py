@@ -39,7 +39,7 @@ class StreamIds:
     """
 
     def __init__(self, *, streams_max: int, names: Sequence[str] = ()) -> None:
-        self._streams_max = streams_max
+        self._streams_max = len(names)  # who is here stays, though the limit be lower now
         self.names: list[str] = []
         self.retaken: list[int] = []
         self._counts = np.zeros(5, np.int64)  # live streams, next new slot, free slots, bytes used, slots just added
@@ -49,6 +49,7 @@ class StreamIds:
         self._free = np.empty(0, np.int64)  # descending: the last is the lowest
         self._bytes = np.zeros(1_024 * 16, np.uint8)
         self._take_over(names)
+        self._streams_max = streams_max
 
     def __len__(self) -> int:
         """Return how many streams are here."""

@@ -137,13 +137,30 @@ async def model_is(port: int, version: str) -> bool:
     return f'"model": "{version}"' in await asyncio.to_thread(read, port, "/healthz")
 
 
-async def test_members_that_compute_something_else_are_refused(world) -> None:
+async def test_members_that_compute_something_else_are_refused(world, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "FORGOTTEN_S", 1.0)
     async with world.worker():
         await world.put_events(fabric(1, steps=2))
         await world.until_predicted(24)
 
         with pytest.raises(GroupRefused, match="--time-zone"):
             await world.until_it_ends(time_zone="Europe/Berlin")
+
+
+async def test_a_static_member_that_ended_a_moment_ago_refuses_nobody(world) -> None:
+    first, second = fabric(1, steps=2), fabric(2, start=2, steps=2)
+    await world.put_events(first)
+    async with world.worker(instance="a"):
+        await world.until_predicted(len(first))
+    await world.put_events(second)
+
+    async with world.worker(instance="a", time_zone="Europe/Berlin"):
+        await world.until_predicted(len(first) + len(second))
+
+
+async def test_two_workers_of_one_name_are_told_of_each_other(world, caplog) -> None:
+    async with world.worker(instance="a"), world.worker(instance="a"):
+        await world.until(lambda: said(caplog, "does another worker run as --instance a?"))
 
 
 async def test_what_retention_has_passed_is_refused_and_goes_on_only_where_that_is_accepted(world, caplog) -> None:

@@ -102,3 +102,10 @@ def test_to_free_a_slot_that_holds_no_stream_is_the_callers_bug():
     for slot in (1, 2, -1):
         with pytest.raises(ValueError, match=f"slot {slot} holds no stream"):
             ids.remove(np.array([slot]))
+
+
+def test_ids_that_are_here_stay_under_a_lower_limit_and_free_slots_count_for_nothing() -> None:
+    ids = StreamIds(streams_max=1, names=["a/1", "", "", "b/1"])
+
+    assert ids.slots(["b/1", "a/1", "c/1"]).tolist() == [3, 0, -1]
+    assert len(ids) == 2
