@@ -35,6 +35,9 @@ def _dotted(config: dict[str, str | int]) -> dict[str, str]:
     return {key.replace("_", "."): str(value) for key, value in config.items()}
 
 
+DEAD_VALUE_BYTES_MAX, DEAD_KEY_BYTES_MAX = 7 * MIB, MIB // 2
+"""Of a dead letter, whose record may be longer: a broker measures it as its producer compressed it. With the headers
+that is below the `max.message.bytes` of `metrics.dead`, 13 MiB and on MSK Serverless 8."""
 _BY_THE_BROKER = {"message_timestamp_type": "LogAppendTime"}
 
 TOPICS = (
