@@ -64,10 +64,10 @@ class Replay:
 
     async def _next(self, chunks: Iterator[Chunk]) -> Chunk | None:
         """Read in a thread: a silent pipe, or a chunk of 8 MiB, holds up neither what is being sent nor the end."""
-        read: Future[Chunk | None] = Future()
+        found: Future[Chunk | None] = Future()
         # A thread of the loop's own pool would be waited for at the end.
-        threading.Thread(target=_read, args=(chunks, read), daemon=True).start()
-        reading, stopping = asyncio.wrap_future(read), asyncio.create_task(self.stop.wait())
+        threading.Thread(target=_read, args=(chunks, found), daemon=True).start()
+        reading, stopping = asyncio.wrap_future(found), asyncio.create_task(self.stop.wait())
         await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         return reading.result() if reading.done() else None
