@@ -15,6 +15,16 @@ RESTART_S, RESTART_S_MAX = 1.0, 30.0
 WELL_AFTER_S = 60.0
 STOP_S = 40.0
 _PR_SET_PDEATHSIG = 1
+BROKE = 70  # EX_SOFTWARE: Python's own status for a traceback is 1, that of a failure with a name
+_CHILD = f"""
+import sys, traceback
+from infra.command import main
+try:
+    main()
+except Exception:
+    traceback.print_exc()
+    sys.exit({BROKE})
+"""
 
 
 class WorkerGaveUp(LinkcastError):
@@ -24,8 +34,8 @@ class WorkerGaveUp(LinkcastError):
 async def supervise(arguments: Sequence[Sequence[str]], stop: asyncio.Event) -> None:
     """Run `linkcast ARGUMENTS…` once for each of `arguments` until `stop`, then end them by SIGTERM.
 
-    A child that is killed or breaks is started again after 1 s, 2 s … 30 s. One that ends by a failure with a name
-    (status 1 or 2, and its line on stderr) ends all, and raises `WorkerGaveUp`.
+    A child that is killed or breaks (status 70, and a traceback) is started again after 1 s, 2 s … 30 s. One that ends
+    by a failure with a name (status 1 or 2, and its line on stderr) ends all, and raises `WorkerGaveUp`.
     """
     running = [asyncio.create_task(_keep(i, of_one, stop)) for i, of_one in enumerate(arguments)]
     try:
@@ -54,9 +64,7 @@ async def _keep(i: int, arguments: Sequence[str], stop: asyncio.Event) -> None:
 
 async def _run(arguments: Sequence[str], stop: asyncio.Event) -> int:
     """Run one child to its end, and return its status; ends it when `stop` is set."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from infra.command import main; main()", *arguments, preexec_fn=_end_with_parent
-    )
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", _CHILD, *arguments, preexec_fn=_end_with_parent)
     ended = asyncio.create_task(child.wait())
     stopping = asyncio.create_task(stop.wait())
     try:

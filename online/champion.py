@@ -1,6 +1,7 @@
 """The model of the moment, and those before it that a replay asks for by name."""
 
 import logging
+import threading
 from collections.abc import Callable
 
 from online.bundle import BundleRefused
@@ -8,7 +9,7 @@ from online.keys import KeyRefused
 from online.scoring import RulesScorer, Scorer
 
 REMEMBERED = 4
-"""Scorers kept: a replay that crosses a promotion needs two of them, of a megabyte each."""
+"""Models kept, beside the rules: a replay that crosses a promotion needs two of them, of a megabyte each."""
 
 log = logging.getLogger(__name__)
 
@@ -17,31 +18,39 @@ class Champion:
     """Who scores. Until a bundle is published the rules do."""
 
     def __init__(self) -> None:
-        self.scorer: Scorer | RulesScorer = RulesScorer()
-        self._remembered: dict[str, Scorer | RulesScorer] = {self.scorer.version: self.scorer}
+        self._rules = RulesScorer()
+        self.scorer: Scorer | RulesScorer = self._rules
+        self._remembered: dict[str, Scorer | RulesScorer] = {}  # the newest last
+        self._remembering = threading.Lock()  # partitions replay in threads, models come in the loop
         self.load: Callable[[str], Scorer] = _nobody
         """Reads a model by its version; set by whoever knows where models are."""
 
     def becomes(self, scorer: Scorer | RulesScorer) -> None:
         """Let another score from the next turn on."""
-        self._remember(scorer)
+        self._remember(scorer.version, scorer)
         self.scorer = scorer
 
     def named(self, version: str) -> Scorer | RulesScorer:
         """Return the scorer of a version; where it can't be had any more, say so and return the one of the moment."""
-        if version not in self._remembered:
+        if version == self._rules.version:
+            return self._rules
+        scorer = self._remembered.get(version)
+        if scorer is None:
             try:
-                self._remember(self.load(version))
+                scorer = self.load(version)
             except (BundleRefused, KeyRefused) as error:
+                scorer = self.scorer
                 log.error("model %s scored here and can't be had any more, %s scores in its place: %s",
-                          version, self.scorer.version, error)  # fmt: skip
-                self._remembered[version] = self.scorer
-        return self._remembered[version]
+                          version, scorer.version, error)  # fmt: skip
+        self._remember(version, scorer)
+        return scorer
 
-    def _remember(self, scorer: Scorer | RulesScorer) -> None:
-        self._remembered[scorer.version] = scorer
-        while len(self._remembered) > REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
+    def _remember(self, version: str, scorer: Scorer | RulesScorer) -> None:
+        with self._remembering:
+            self._remembered.pop(version, None)
+            self._remembered[version] = scorer
+            if len(self._remembered) > REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
 
 
 def _nobody(version: str) -> Scorer:

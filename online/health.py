@@ -3,7 +3,8 @@
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -19,7 +20,17 @@ class PortTaken(LinkcastError):
     """Something else listens where the worker's health should."""
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # whoever connects and says nothing holds up neither the others nor the end
+
+
 class _Quiet(WSGIRequestHandler):
+    timeout = 5.0  # s, for each read
+
+    def handle(self) -> None:
+        with suppress(TimeoutError):
+            super().handle()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
@@ -42,7 +53,7 @@ def serve(host: str, port: int, *, idle_s: Callable[[], float], model: Callable[
         return [json.dumps({"ok": is_well, "idle_s": round(idle, 1), "model": model()}).encode()]
 
     try:
-        server = make_server(host, port, app, server_class=WSGIServer, handler_class=_Quiet)
+        server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
     except OSError as error:
         raise PortTaken(
             f"{host}:{port}: {error.strerror}. Mend --health-host, or choose another --health-port, 0 for a free one"

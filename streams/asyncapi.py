@@ -34,7 +34,10 @@ class Payload(NamedTuple):
 PAYLOADS = {
     "metrics": Payload(_NODE, contract.MetricEvent, words="One event, or a sweep: a JSON array of events of a node."),
     "metrics.dead": Payload(
-        "The key of the original record.", None, "application/octet-stream", "The original bytes of what was rejected."
+        "The key of the original record.",
+        None,
+        "application/octet-stream",
+        "The original bytes of what was rejected, at most 7 MiB of them: header `detail` says where they were more.",
     ),
     "features": Payload(
         "None: the partition number is that of the source.",

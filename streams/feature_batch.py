@@ -25,8 +25,9 @@ SCHEMA = pa.schema(
     ],
     metadata={"v": "1"},
 )
-ROWS_MAX = 4_096
-"""Rows of one record: 600 KB at the most, below the 1 MiB that a broker takes by default."""
+ROWS_MAX = 3_000
+"""Rows of one record. A row has 137 bytes and its id, of 200 at the most; what stands before them has 4 KB. That makes
+1,014,968 bytes, below the 1,048,588 that a broker takes by default."""
 
 CLASS_NAMES = pa.array(CLASSES)
 

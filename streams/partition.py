@@ -11,6 +11,7 @@ from streams.decode import Decoded, Rejected, decode, reject
 from streams.features import LATE, REPEAT, TOO_LATE, Columns, Rows
 from streams.records import Record, Records
 from streams.stream_table import StreamTable
+from streams.topics import DEAD_KEY_BYTES_MAX, DEAD_VALUE_BYTES_MAX
 from streams.windows import LATENESS_MS
 
 
@@ -86,13 +87,22 @@ def _reject(
 
 
 def dead_letter(rejected: Rejected, *, topic: str, partition: int) -> Message:
-    """Return the record for `metrics.dead`: the event's own bytes, with its coordinates and the reason as headers."""
+    """Return the record for `metrics.dead`: the event's own bytes, with its coordinates and the reason as headers.
+
+    What is too large for that topic is cut, and `detail` says how large it was: all of it lies on `metrics`.
+    """
+    key, value = rejected.record.key, rejected.value or b""  # a tombstone without a key could not be sent on
+    detail = rejected.detail
+    if len(value) > DEAD_VALUE_BYTES_MAX:
+        detail += f"; cut from {len(value)} bytes"
+    if key and len(key) > DEAD_KEY_BYTES_MAX:
+        detail += f"; its key cut from {len(key)} bytes"
     return Message(
-        rejected.record.key,
-        rejected.value or b"",  # a tombstone without a key could not be sent on
+        key and key[:DEAD_KEY_BYTES_MAX],
+        value[:DEAD_VALUE_BYTES_MAX],
         [
             ("reason", rejected.reason.encode()),
-            ("detail", rejected.detail.encode()),
+            ("detail", detail.encode()),
             ("topic", topic.encode()),
             ("partition", b"%d" % partition),
             ("offset", b"%d" % rejected.record.offset),

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -22,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass
 class Replay:
-    """Publishes recordings once; `stop` ends it after the sweep at hand.
+    """Publishes recordings once; `stop` ends it after the sweep at hand, and leaves a silent pipe alone.
 
     Parameters
     ----------
@@ -50,8 +52,7 @@ class Replay:
         """
         chunks = read(paths)
         started: tuple[int, float] | None = None
-        # Reading in a thread: a pipe that is silent, or a chunk of 8 MiB, doesn't hold up what is being sent.
-        while not self._is_done() and (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        while not self._is_done() and (chunk := await self._next(chunks)) is not None:
             self._note(chunk)
             for node, events in sweeps(chunk, at_once=math.isinf(self.speed)):
                 started = started or (events[0].ts, time.monotonic())
@@ -60,6 +61,16 @@ class Replay:
                     break
                 await self._send(producer, node, events)
         await producer.flush()
+
+    async def _next(self, chunks: Iterator[Chunk]) -> Chunk | None:
+        """Read in a thread: a silent pipe, or a chunk of 8 MiB, holds up neither what is being sent nor the end."""
+        found: Future[Chunk | None] = Future()
+        # A thread of the loop's own pool would be waited for at the end.
+        threading.Thread(target=_read, args=(chunks, found), daemon=True).start()
+        reading, stopping = asyncio.wrap_future(found), asyncio.create_task(self.stop.wait())
+        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        return reading.result() if reading.done() else None
 
     def _is_done(self) -> bool:
         return self.stop.is_set() or self.sent >= self.limit
@@ -85,6 +96,13 @@ class Replay:
         for value, count in sweep_records([_encode(event) for event in events]):
             await producer.send_encoded(node, value, events=count)
         self.sent += len(events)
+
+
+def _read(chunks: Iterator[Chunk], into: Future[Chunk | None]) -> None:
+    try:
+        into.set_result(next(chunks, None))
+    except BaseException as error:  # raised to whoever awaits it
+        into.set_exception(error)
 
 
 def sweeps(chunk: Chunk, *, at_once: bool) -> Iterator[tuple[str, list[MetricEvent]]]:

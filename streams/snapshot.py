@@ -19,9 +19,11 @@ from streams.contract import LinkcastError
 
 CHUNK_SLOTS = 8_192
 """Slots of one record: at the widest column 290 KB before compression, below the broker's limit for a record."""
+IDS_CHUNK_SLOTS = 2_048
+"""Of ids, 200 bytes each and a line's end: 412 KB, were they such as don't compress."""
 CHUNK_BYTES_MAX = 8 << 20
 MANIFEST = b"manifest"
-SCHEMA = 1
+SCHEMA = 2  # 1 had 8,192 ids in a chunk, under the same keys
 
 Chunks = dict[str, bytes]
 
@@ -66,8 +68,9 @@ def take(parts: Iterable[Part], ids: Sequence[str], ids_written: int) -> Chunks:
                     _cut(array, rows, int(column), len(part.dirty)).tobytes() for array in part.arrays
                 )
         part.dirty[:] = 0
-    for first in range(ids_written // CHUNK_SLOTS * CHUNK_SLOTS, n if n > ids_written else 0, CHUNK_SLOTS):
-        chunks[f"ids/0/{first // CHUNK_SLOTS}"] = "\n".join(ids[first : first + CHUNK_SLOTS]).encode()
+    for number in range(ids_written // IDS_CHUNK_SLOTS, -(-n // IDS_CHUNK_SLOTS) if n > ids_written else 0):
+        rows = slice(number * IDS_CHUNK_SLOTS, (number + 1) * IDS_CHUNK_SLOTS)
+        chunks[f"ids/0/{number}"] = "\n".join(ids[rows]).encode()
     return chunks
 
 

@@ -161,6 +161,7 @@ class Task:
 
     async def close(self) -> None:
         """Let go, whatever is under way."""
+        self._measures.withdraw()
         under_way = [task for task in (self._committing, self._writing) if task]
         for task in under_way:
             task.cancel()

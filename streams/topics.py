@@ -35,13 +35,19 @@ def _dotted(config: dict[str, str | int]) -> dict[str, str]:
     return {key.replace("_", "."): str(value) for key, value in config.items()}
 
 
+DEAD_VALUE_BYTES_MAX, DEAD_KEY_BYTES_MAX = 7 * MIB, MIB // 2
+"""Of a dead letter, whose record may be longer: a broker measures it as its producer compressed it. With the headers
+that is below the `max.message.bytes` of `metrics.dead`, 13 MiB and on MSK Serverless 8."""
+_BY_THE_BROKER = {"message_timestamp_type": "LogAppendTime"}
+
 TOPICS = (
     # The broker's clock stamps it: retention and the check against the future never rest on a producer's. A record far
     # too large still gets in, so that it becomes a dead letter and not a loss that only its producer heard of.
-    Topic("metrics", True, _kept(7, message_timestamp_type="LogAppendTime", max_message_bytes=12 * MIB)),
-    Topic("metrics.dead", True, _kept(30, max_message_bytes=13 * MIB)),  # 12 MiB and the headers that say why
-    Topic("features", True, _kept(30)),
-    Topic("predictions", True, _kept(7)),
+    Topic("metrics", True, _kept(7, **_BY_THE_BROKER, max_message_bytes=12 * MIB)),
+    # What a worker writes is stamped so too: by its own clock, an hour ahead, it would be refused for ever.
+    Topic("metrics.dead", True, _kept(30, **_BY_THE_BROKER, max_message_bytes=13 * MIB)),
+    Topic("features", True, _kept(30, **_BY_THE_BROKER)),
+    Topic("predictions", True, _kept(7, **_BY_THE_BROKER)),
     Topic("predictions.dead", False, _kept(30)),  # cut to what a record may hold; written by the Lambda adapter
     Topic("outcomes", True, _kept(90)),
     Topic("labels", True, _compacted()),
@@ -51,6 +57,6 @@ TOPICS = (
     Topic("models", False, _compacted()),
     # History: nothing younger than 90 days is compacted away, and the newest state of each model is kept for ever.
     Topic("rollout", False, _compacted(min_compaction_lag_ms=90 * DAY_MS)),
-    Topic("state", True, _compacted()),
+    Topic("state", True, _compacted(**_BY_THE_BROKER)),
 )
 """All topics of the design, in its order, and the adapter's dead letters."""

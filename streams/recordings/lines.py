@@ -34,9 +34,10 @@ def lines_of(path: str) -> Iterator[list[bytes]]:
 
 def _blocks(path: str) -> Iterator[bytes]:
     if path == "-":
-        stdin = cast(io.BufferedReader, sys.stdin.buffer)
-        # read1 returns what is there: a live pipe isn't held back until a block is full.
-        yield from iter(lambda: stdin.read1(BLOCK_BYTES), b"")
+        # The raw file returns what is there: a live pipe isn't held back until a block is full. A buffered one has a
+        # lock, and Python aborts if a thread still reads from it at the end.
+        stdin = cast(io.BufferedReader, sys.stdin.buffer).raw
+        yield from iter(lambda: stdin.read(BLOCK_BYTES), b"")
         return
     with Path(path).open("rb") as file:
         if path.lower().endswith(".zst"):

@@ -32,10 +32,12 @@ def recording(tmp_path):
     return str(path)
 
 
-async def started(kafka, prefix, *arguments: str):
+async def started(kafka, prefix, *arguments: str, stdin=None):
     command = ["-c", "from infra.command import main; main()", "replay", *arguments]
     cluster = ["--bootstrap", kafka.bootstrap, "--prefix", prefix]
-    return await asyncio.create_subprocess_exec(sys.executable, *command, *cluster, stdout=PIPE, stderr=PIPE)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *command, *cluster, stdin=stdin, stdout=PIPE, stderr=PIPE
+    )
 
 
 async def run(kafka, prefix, *arguments: str):
@@ -133,6 +135,29 @@ async def test_interrupting_sends_what_is_under_way_and_says_how_much(kafka, top
 
     assert process.returncode == 130
     assert json.loads(stdout)["events_sent"] == len(published(await consume_all(f"{topics}metrics"))) == 12
+
+
+async def test_interrupting_does_not_wait_for_a_pipe_that_is_silent(kafka, topics, consume_all):
+    process = await started(kafka, topics, "-", stdin=PIPE)
+    try:
+        process.stdin.write(b"nonsense\n" + msgspec.json.encode(EVENTS[0]) + b"\n")
+        await process.stdin.drain()
+        async with asyncio.timeout(60):
+            while not await consume_all(f"{topics}metrics"):
+                assert process.returncode is None, await process.stderr.read()
+            process.send_signal(signal.SIGINT)
+            stdout = await process.stdout.read()
+            said = await process.stderr.read()
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    assert process.returncode == 130
+    assert json.loads(stdout)["events_sent"] == 1
+    assert "Traceback" not in said.decode()
+    assert "Fatal" not in said.decode()
 
 
 @pytest.mark.parametrize("speed", ["0", "-1", "fast", "nan"])

@@ -18,7 +18,7 @@ from infra.topics import (
     for_msk_serverless,
     list_topics,
 )
-from streams.topics import MIB, TOPICS
+from streams.topics import DEAD_KEY_BYTES_MAX, DEAD_VALUE_BYTES_MAX, MIB, TOPICS
 
 NAMES = [
     "metrics",
@@ -141,3 +141,4 @@ def test_on_msk_serverless_a_dead_letter_keeps_its_room_for_headers():
     largest = {topic.name: int(topic.config.get("max.message.bytes", 0)) for topic in for_msk_serverless()}
 
     assert largest["metrics.dead"] - largest["metrics"] == MIB
+    assert largest["metrics.dead"] - DEAD_VALUE_BYTES_MAX - DEAD_KEY_BYTES_MAX == MIB // 2

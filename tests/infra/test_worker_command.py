@@ -10,6 +10,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from infra import supervisor
 from infra.broker.process import EmbeddedBroker
 from infra.command import main
 from infra.topics import apply_topics
@@ -130,6 +131,31 @@ async def test_a_failure_with_a_name_in_one_process_ends_all(tmp_path) -> None:
     assert b"65536 is not in the range" in said
     assert b"worker 1 ended with status 2" in said
     assert b"Traceback" not in said
+
+
+async def test_a_process_that_breaks_by_a_traceback_is_started_again(tmp_path, monkeypatch, capfd) -> None:
+    stub = tmp_path / "infra"  # a child looks for its command in the working directory first
+    stub.mkdir()
+    (stub / "__init__.py").touch()
+    (stub / "command.py").write_text(
+        "import pathlib, sys\n"
+        "def main():\n"
+        "    began = pathlib.Path('began')\n"
+        "    if began.exists():\n"
+        "        sys.exit(2)\n"
+        "    began.touch()\n"
+        "    raise MemoryError('for a moment')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(supervisor, "RESTART_S", 0.0)
+
+    with pytest.raises(supervisor.WorkerGaveUp, match="worker 0 ended with status 2"):
+        await supervisor.supervise([["worker"]], asyncio.Event())
+
+    said = capfd.readouterr().err
+    assert "MemoryError: for a moment" in said
+    assert "worker 0 ended with status 70: starting it again" in said
 
 
 async def until_said(log, text: str, *, times: int) -> None:

@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 
+from online import health
 from online.health import STUCK_AFTER_S, PortTaken, serve
 
 
@@ -25,6 +26,25 @@ def test_a_loop_that_has_not_come_round_for_a_minute_is_unhealthy(idle_s, status
         found = healthz(port)
 
     assert found == (status, {"ok": status == 200, "idle_s": round(idle_s, 1), "model": "m1"})
+
+
+def test_whoever_connects_and_says_nothing_holds_nobody_up() -> None:
+    with (
+        serve("127.0.0.1", 0, idle_s=lambda: 0.0, model=lambda: "m1") as port,
+        socket.create_connection(("127.0.0.1", port)),
+    ):
+        assert healthz(port)[0] == 200
+
+
+def test_whoever_says_nothing_for_long_is_hung_up_on(monkeypatch, capfd) -> None:
+    monkeypatch.setattr(health._Quiet, "timeout", 0.01)
+    with (
+        serve("127.0.0.1", 0, idle_s=lambda: 0.0, model=lambda: "m1") as port,
+        socket.create_connection(("127.0.0.1", port), timeout=5) as silent,
+    ):
+        assert silent.recv(1) == b""
+
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_named_with_what_to_do() -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from bench.encode import by_pyarrow
 from streams import feature_batch
-from streams.contract import CLASSES, FEATURES
+from streams.contract import CLASSES, FEATURES, STREAM_ID_BYTES_MAX
 from streams.features import Rows
 from streams.stream_ids import StreamIds
 
@@ -44,6 +45,19 @@ def test_rows_come_back_bit_for_bit_in_records_of_at_most_rows_max(m) -> None:
         assert table[name].to_numpy().tobytes() == column.tobytes()
     for name, expected in (("ts", ts), ("offset", offset), ("element", element)):
         assert table[name].to_pylist() == expected.tolist()
+
+
+def test_rows_of_the_longest_ids_fit_into_what_a_broker_takes_by_default() -> None:
+    m = feature_batch.ROWS_MAX
+    _, _, ts, rows, offset, element = rows_of(m)
+    streams = StreamIds(streams_max=m)
+    slot = streams.slots([f"{i:0{STREAM_ID_BYTES_MAX}}" for i in range(m)])
+
+    [value] = feature_batch.encode(slot, streams, ts, rows, offset, element)
+    batch = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
+    batch.append(0, timestamp=0, key=None, value=value, headers=[])
+
+    assert len(batch.build()) < 1_048_588
 
 
 def test_missing_is_nan_and_never_null() -> None:

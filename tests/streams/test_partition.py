@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.partition import Advanced, advance
+from streams.partition import Advanced, advance, dead_letter
 from streams.stream_table import StreamTable
+from streams.topics import DEAD_KEY_BYTES_MAX, DEAD_VALUE_BYTES_MAX
 from streams.windows import LATENESS_MS
 from tests.streams.strategies import T0, USUAL, fabrics, reading
 
@@ -93,6 +94,18 @@ def test_one_stream_too_many_is_rejected_and_the_others_go_on() -> None:
     assert advanced.element.tolist() == [0, 1, 3]
     (dead,) = advanced.rejected
     assert (dead.reason, dead.element, dead.value) == ("too_many_streams", 2, msgspec.json.encode(sweep[2]))
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_dead_letter_too_large_for_its_topic_is_cut_and_says_so(extra) -> None:
+    key, value = b"k" * (DEAD_KEY_BYTES_MAX + extra), b" " * (DEAD_VALUE_BYTES_MAX + extra)
+    [carried_] = carried([SimpleNamespace(offset=0, timestamp=1 << 42, key=key, value=value, headers=())], [])
+
+    letter = dead_letter(carried_.rejected[0], topic="metrics", partition=0)
+
+    assert (letter.key, letter.value) == (key[:DEAD_KEY_BYTES_MAX], value[:DEAD_VALUE_BYTES_MAX])
+    detail = dict(letter.headers)["detail"].decode()
+    assert (f"cut from {len(value)} bytes; its key cut from {len(key)} bytes" in detail) == bool(extra)
 
 
 def test_a_repeat_is_dropped_and_leaves_the_next_row_as_it_was() -> None:

@@ -1,6 +1,7 @@
 """A snapshot is the state: whoever goes on from one gives the bytes that an uninterrupted run gives."""
 
 import random
+import string
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.contract import STREAM_ID_BYTES_MAX
 from streams.features import Columns
 from streams.snapshot import (
     Chunks,
@@ -133,6 +135,26 @@ def test_any_flipped_bit_of_the_manifest_is_refused() -> None:
         log.newest[b"manifest"] = value[:at] + bytes([value[at] ^ 4]) + value[at + 1 :]
         with pytest.raises(SnapshotRefused, match="manifest is damaged"):
             manifest_in(log.newest)
+
+
+def test_the_longest_ids_there_may_be_fit_into_records_and_come_back_in_order() -> None:
+    draw = random.Random(1)
+    ids = ["".join(draw.choices(string.printable[:94], k=STREAM_ID_BYTES_MAX)) for _ in range(10_000)]
+    manifest = Manifest(feature_code="f", next_offset=1, streams=0, model="m", crc={})
+
+    first = take((), ids[:5_000], 0)
+    chunks = first | take((), ids, 5_000)
+
+    assert max(len(value) for _, value in records(chunks, manifest)) < 1 << 20
+    assert ids_in(chunks) == ids
+    assert take((), ids, len(ids)) == {}
+
+
+def test_a_snapshot_of_another_layout_is_refused() -> None:
+    manifest = Manifest(schema=1, feature_code="f", next_offset=1, streams=0, model="m", crc={})
+
+    with pytest.raises(SnapshotRefused, match="schema 1"):
+        check(manifest, feature_code="f")
 
 
 def test_a_snapshot_of_other_code_is_refused() -> None:
