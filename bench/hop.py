@@ -14,7 +14,7 @@ import psutil  # type: ignore[import-untyped]
 import xgboost as xgb
 from aiokafka import AIOKafkaConsumer
 
-from bench.cluster import Cluster, MeasurementFailed, check_predictions, cluster, cpu_s, predicted, said
+from bench.cluster import Cluster, MeasurementFailed, check_predictions, cluster, cpu_s, predicted, said, until_taken
 from bench.events import fill, records
 from bench.void import steal_s, stolen_pct
 from infra.demo.processes import Child
@@ -46,8 +46,7 @@ def bench(
         trees = {name: xgb.Booster(model_file=bundle / f"{name}.ubj").num_boosted_rounds() for name in _MODELS}
         asyncio.run(check_predictions(stage.kafka, bundle.name, events))
     return figures | {
-        "events": events, "streams": streams, "sweep": sweep, "arrow": as_arrow, "workers": workers,
-        "model": bundle.name, "trees": trees,
+        "events": events, "streams": streams, "sweep": sweep, "arrow": as_arrow, "model": bundle.name, "trees": trees,
     }  # fmt: skip
 
 
@@ -57,7 +56,8 @@ def drain(stage: Cluster, events: int, workers: int = 1) -> dict[str, object]:
         group = [running.enter_context(stage.worker(name=f"worker-{i}", pinned=workers == 1)) for i in range(workers)]
         with step("the workers score them" if workers > 1 else "the worker scores them"):
             figures = asyncio.run(_measure(stage, group, events))
-        return figures | {"stages_us": _stages(group, events)}
+            until_taken(*group)  # only now: a small backlog may be drained before the last has joined
+        return figures | {"workers": len(group), "stages_us": _stages(group, events)}
 
 
 async def _measure(stage: Cluster, workers: list[Child], events: int) -> dict[str, object]:

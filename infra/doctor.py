@@ -43,7 +43,7 @@ class Check(msgspec.Struct, frozen=True):
 async def examine(options: dict[str, Any]) -> list[Check]:
     """Look at this machine and at the cluster that `options` (of `cluster_options`) means; changes neither."""
     home, prefix = options["home"], options.pop("prefix")
-    checks = [*_machine(home), *_places(home), _model(home)]
+    checks = [*_machine(), *_places(home), _model(home)]
     try:
         kafka = kafka_settings(options)
         await await_broker(kafka, seconds=ANSWER_SECONDS_MAX)
@@ -52,7 +52,7 @@ async def examine(options: dict[str, Any]) -> list[Check]:
     return [*checks, Check("kafka", True, f"answers at {kafka.bootstrap}"), await _topics(kafka, prefix)]
 
 
-def _machine(home: Path) -> Iterator[Check]:
+def _machine() -> Iterator[Check]:
     version = sys.version.split()[0]
     yield Check("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]

@@ -107,14 +107,14 @@ def compare(topic: Topic, found: Found, *, partitions: int, replication: int) ->
     ]
 
 
-def for_msk_serverless(topics: Sequence[Topic] = TOPICS) -> list[Topic]:
-    """Return the topics as MSK Serverless takes them: fewer settings, and records of 8 MiB at most.
+def for_msk_serverless() -> list[Topic]:
+    """Return the declared topics as MSK Serverless takes them: fewer settings, and records of 8 MiB at most.
 
     Every limit above that gives way by as much as the largest has to, so that a dead letter still has room for its
     record and its headers.
     """
-    excess = max(int(t.config.get("max.message.bytes", 0)) for t in topics) - MSK_SERVERLESS_MESSAGE_BYTES_MAX
-    return [topic._replace(config=dict(_settable(topic.config, excess))) for topic in topics]
+    excess = max(int(t.config.get("max.message.bytes", 0)) for t in TOPICS) - MSK_SERVERLESS_MESSAGE_BYTES_MAX
+    return [topic._replace(config=dict(_settable(topic.config, excess))) for topic in TOPICS]
 
 
 def _settable(config: dict[str, str], excess: int) -> Iterator[tuple[str, str]]:

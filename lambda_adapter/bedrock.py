@@ -32,14 +32,14 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _log = logging.getLogger(__name__)
 
 
-def bedrock_client(region: str | None = None) -> Any:
-    """Return a Bedrock runtime client that gives up in time; the region is the environment's where none is given."""
+def bedrock_client() -> Any:
+    """Return a Bedrock runtime client of the environment's region that gives up in time."""
     limits = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
         retries={"total_max_attempts": ATTEMPTS_MAX, "mode": "standard"},
     )
-    return boto3.client("bedrock-runtime", region_name=region, config=limits)
+    return boto3.client("bedrock-runtime", config=limits)
 
 
 def _plain(text: str) -> str:

@@ -149,15 +149,12 @@ def breaker_of(
     table_name: str,
     model_id: str,
     *,
-    failures: int = 3,
-    recovery_s: int = 60,
-    refused_s: int = 3600,
     on_transition: Callable[[CircuitTransition], None] | None = None,
 ) -> Breaker[Any]:
     """Return what puts a call behind two circuits, one for a service that fails and one for a model that is refused.
 
-    The first opens after so many `CallFailed` in a row in one process and tries again after `recovery_s`; the second at
-    the first `ModelRefused`, for `refused_s`. Both are named by the model, so that another one starts afresh.
+    The first opens after three `CallFailed` in a row in one process and tries again after a minute; the second at the
+    first `ModelRefused`, for an hour. Both are named by the model, so that another one starts afresh.
     Powertools takes a circuit that it can't read as closed; the budget, which fails closed, is asked after it.
     """
     store = breaker_store(dynamodb, table_name)
@@ -168,6 +165,6 @@ def breaker_of(
         )
         return circuit_breaker(f"{name} {model_id}", store, on_transition=on_transition, config=config)
 
-    failing = circuit("bedrock", failures, recovery_s, CallFailed)
-    refused = circuit("bedrock model", 1, refused_s, ModelRefused)
+    failing = circuit("bedrock", 3, 60, CallFailed)
+    refused = circuit("bedrock model", 1, 3600, ModelRefused)
     return lambda call: refused(failing(call))

@@ -77,17 +77,14 @@ def backfill_columns(
     *,
     stream_ids: Sequence[str],
     time_zone: str = "UTC",
-    rules: RuleTable | None = None,
 ) -> Backfill:
     """Run the kernel over events in arrival order: index into `stream_ids`, ms, and metrics of shape (n, 6)."""
-    table = StreamTable(time_zone=time_zone, rules=rules, streams_max=max(1, len(stream_ids)))
+    table = StreamTable(time_zone=time_zone, streams_max=max(1, len(stream_ids)))
     disposition, rows = table.advance(Columns(table.slots(stream_ids)[slot], ts, metrics, np.zeros(ts.size, np.int64)))
     return Backfill(disposition, *rows)
 
 
-def backfill_events(
-    events: Sequence[MetricEvent], *, time_zone: str = "UTC", rules: RuleTable | None = None
-) -> Backfill:
+def backfill_events(events: Sequence[MetricEvent], *, time_zone: str = "UTC") -> Backfill:
     """Run the kernel over events in arrival order."""
     stream_ids = list(dict.fromkeys(event.stream_id for event in events))
     slot = {stream_id: i for i, stream_id in enumerate(stream_ids)}
@@ -97,7 +94,6 @@ def backfill_events(
         np.array([[getattr(event, m) for m in METRICS] for event in events], np.float64).reshape(-1, len(METRICS)),
         stream_ids=stream_ids,
         time_zone=time_zone,
-        rules=rules,
     )
 
 

@@ -51,7 +51,7 @@ def calls_at(watched: Watched, risk: NDArray[np.float64]) -> list[Call]:
     return [Call(watched.stream_ids[watched.stream[i]], int(watched.ts[i])) for i in opened]
 
 
-def report(calls: Iterable[Call], incidents: Iterable[Incident], *, horizon_ms: int = HORIZON_MS) -> Report:
+def report(calls: Iterable[Call], incidents: Iterable[Incident]) -> Report:
     """Match calls with incidents; linear in both but for the incidents of one stream.
 
     >>> incident = Incident(incident="i", class_="latency_spike", start_ms=7_200_000, end_ms=7_300_000,
@@ -70,7 +70,7 @@ def report(calls: Iterable[Call], incidents: Iterable[Incident], *, horizon_ms: 
     false_alarms: list[Call] = []
     for call in calls:
         struck = of_stream.get(call.stream_id, [])
-        meant = [i for i in struck if i.start_ms - horizon_ms <= call.opened_at < i.end_ms]
+        meant = [i for i in struck if i.start_ms - HORIZON_MS <= call.opened_at < i.end_ms]
         for incident in meant:
             detected.add(incident.incident)
             if (lead := incident.start_ms - call.opened_at) > 0:

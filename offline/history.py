@@ -24,11 +24,9 @@ from offline.targets import (
     TARGET_NAMES,
     TEST,
     TRAIN,
-    UNUSED,
     VALIDATION,
     Incidents,
     Targets,
-    split,
     targets,
 )
 from offline.train import TrainingTable
@@ -103,18 +101,6 @@ def _watched(fabrics: list[Fabric], rows: list[_Rows]) -> Watched:
         stream_ids=[stream_id for fabric in fabrics for stream_id in fabric.stream_ids],
         incidents=[incident for fabric in fabrics for incident in fabric.incidents],
     )
-
-
-def simulated_history(fabric: Fabric, *, time_zone: str = "UTC") -> TrainingTable:
-    """Return the table of one fabric, cut into parts by time and by link (`offline.targets.split`)."""
-    rows, setting = _rows(fabric, time_zone), fabric.setting
-    # The simulator numbers the two ends of a link one after the other.
-    part = split(rows.ts, rows.stream // 2, known_until=setting.end_ms, seed=setting.seed)
-    weight = np.where(part == TEST, 1.0, _sampled(rows.targets, setting.seed))
-    kept = np.flatnonzero((part != UNUSED) & (weight > 0.0))
-    taken = rows.at(kept)
-    source = f"simulator, {_in_words(setting)}"
-    return TrainingTable(taken.features, taken.ts, taken.targets, part[kept], weight[kept], source)
 
 
 def _in_words(setting: Setting) -> str:

@@ -1,7 +1,7 @@
-"""What training is to predict of each row, and which rows may teach and which may examine.
+"""What training is to predict of each row, and the names of the parts that rows may be in.
 
-A target is never the rule label of its own row: a model of that only learns the rules back. Rows are split by time and
-by link, never at random: neighbouring rows are near copies, and a model would be examined on what it was taught.
+A target is never the rule label of its own row: a model of that only learns the rules back. Parts differ in time and in
+links, never at random: neighbouring rows are near copies, and a model would be examined on what it was taught.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.contract import CLASSES, LinkcastError
+from streams.contract import CLASSES
 
 HORIZON_MS = 3_600_000
 """How far ahead a target looks."""
@@ -20,14 +20,7 @@ HARD_DOWN = len(CLASSES)
 """Target code of an outcome that is no class: it counts for risk, and the classifier doesn't see it."""
 TARGET_NAMES = (*CLASSES, "hard_down")
 
-TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
-# A row is used where its time and its link fall into the same part, so shares of √0.70 : √0.15 : √0.15 of both give
-# 70 : 15 : 15 of the used rows.
-_SHARES = np.sqrt([0.70, 0.15, 0.15]) / np.sqrt([0.70, 0.15, 0.15]).sum()
-
-
-class SplitRefused(LinkcastError):
-    """Too little data to teach and examine apart."""
+TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 class Incidents(NamedTuple):
@@ -79,44 +72,3 @@ def targets(
         incident=np.where(is_target, rank, -1),
         lead_ms=np.where(is_target, lead_ms, 0),
     )
-
-
-def split(
-    ts: NDArray[np.int64], link: NDArray[np.int64], *, known_until: int, seed: int, horizon_ms: int = HORIZON_MS
-) -> NDArray[np.int8]:
-    """Return the part of each row, shape (n,): TRAIN, VALIDATION, TEST or UNUSED.
-
-    Later parts are later in time, a longest window and a horizon apart, and no link is in two parts. Rows whose horizon
-    ends after `known_until` (ms, until when outcomes are known) are in none. 70 : 15 : 15 of the used rows.
-    `SplitRefused` where a part would stay empty.
-    """
-    gap_ms = LONGEST_WINDOW_MS + horizon_ms
-    matured = ts + horizon_ms <= known_until
-    part = np.full(len(ts), UNUSED, np.int8)
-    if matured.any():
-        begin, end = int(ts[matured].min()), int(ts[matured].max()) + 1
-        # Shares of the time that is left when the gaps are taken out, so that short recordings keep their proportions.
-        spans = _SHARES * (end - begin - 2 * gap_ms)
-        of_link = _parts_of_links(link, seed)
-        for code in (TRAIN, VALIDATION, TEST):
-            since = begin + spans[:code].sum() + code * gap_ms
-            part[matured & (of_link == code) & (ts >= since) & (ts < since + spans[code])] = code
-    for code, name in ((TRAIN, "train"), (VALIDATION, "validation"), (TEST, "test")):
-        if not (part == code).any():
-            raise SplitRefused(
-                f"no row is left for {name}: {len(np.unique(link))} links over "
-                f"{np.ptp(ts) / 3.6e6 if len(ts) else 0:.1f} h. Give at least 3 links, and more than "
-                f"{(2 * gap_ms + horizon_ms) / 3.6e6:.0f} h: two gaps and a horizon of it can't be used."
-            )
-    return part
-
-
-def _parts_of_links(link: NDArray[np.int64], seed: int) -> NDArray[np.int8]:
-    links, of_row = np.unique(link, return_inverse=True)
-    if len(links) < 3:
-        return np.full(len(link), UNUSED, np.int8)
-    # At least one link a part, the rest by their shares.
-    sizes = 1 + np.floor(_SHARES * (len(links) - 3)).astype(np.int64)
-    sizes[TRAIN] += len(links) - sizes.sum()
-    parts = np.repeat(np.array([TRAIN, VALIDATION, TEST], np.int8), sizes)
-    return np.random.default_rng(seed).permutation(parts)[of_row]

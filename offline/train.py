@@ -75,7 +75,6 @@ def train_bundle(
     *,
     created_at: int,
     base_rate: float | None = None,
-    parent: str | None = None,
     seed: int = 0,
 ) -> Path:
     """Train on `table` and return the folder of the signed bundle, written below `out`.
@@ -127,7 +126,6 @@ def train_bundle(
         golden_rows=_golden_rows(table.features[test]),
         created_at=created_at,
         key=key,
-        parent=parent,
     )
 
 

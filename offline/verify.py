@@ -49,7 +49,7 @@ class _Live(NamedTuple):
     features: NDArray[np.float32]  # (n, 24)
 
 
-async def verify(kafka: KafkaSettings, *, prefix: str, time_zone: str = "UTC", streams_max: int = 200_000) -> Verified:
+async def verify(kafka: KafkaSettings, *, prefix: str, time_zone: str = "UTC") -> Verified:
     """Replay each partition of `metrics` from its beginning and compare it with `features`.
 
     Where retention has passed the beginning, the first 25 hours only fill the windows. Raises `NothingToVerify`.
@@ -67,7 +67,7 @@ async def verify(kafka: KafkaSettings, *, prefix: str, time_zone: str = "UTC", s
         await consumer._client.force_metadata_update()
         for number in sorted(consumer.partitions_for_topic(f"{prefix}metrics") or ()):
             live = await _live(consumer, TopicPartition(f"{prefix}features", number))
-            table = StreamTable(time_zone=time_zone, streams_max=streams_max)
+            table = StreamTable(time_zone=time_zone)
             await _compare(consumer, TopicPartition(f"{prefix}metrics", number), table, live, found)
     if not found.events:
         raise NothingToVerify(f"no row of {prefix}features has its event on {prefix}metrics: has a worker run?")

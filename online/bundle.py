@@ -130,7 +130,6 @@ def write_bundle(
     golden_rows: NDArray[np.float32],
     created_at: int,
     key: Ed25519PrivateKey,
-    parent: str | None = None,
 ) -> Path:
     """Write a signed bundle to `out/VERSION` and return that folder; it appears whole or not at all.
 
@@ -155,7 +154,6 @@ def write_bundle(
             classifier=native_margins(classifier, golden_rows).astype("<f4").tobytes(),
             risk=native_margins(risk, golden_rows).astype("<f4").tobytes(),
         ),
-        parent=parent,
     )
     files[_MANIFEST] = msgspec.json.encode(manifest, order="sorted")
     files[_SIGNATURE] = key.sign(files[_MANIFEST])

@@ -6,8 +6,6 @@ msgspec gives, bit for bit: known keys, each once, plain ASCII ids, values in ra
 slow way: the scanner never rejects.
 """
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +15,7 @@ from streams.decimal import number
 from streams.raw_bytes import byte_at, word_at
 
 TS, ID_START, ID_END, RECORD, ELEMENT, SEEN = range(6)
-"""The rows of `Scanned.places`."""
+"""The rows of `places`."""
 
 _QUOTE, _COMMA, _COLON, _OPEN, _CLOSE, _OPEN_ARRAY, _CLOSE_ARRAY = (ord(c) for c in '",:{}[]')
 _SPACE, _TILDE, _BACKSLASH = ord(" "), ord("~"), ord("\\")
@@ -44,16 +42,6 @@ _KEY_AT[[ord(key[0]) for key in _KEYS]] = range(len(_KEYS))
 _NULL, _NULL_MASK = np.uint64(int.from_bytes(b"null", "little")), np.uint64(0xFFFFFFFF)
 
 
-class Scanned(NamedTuple):
-    """The n events that the scanner took, in log order."""
-
-    places: NDArray[np.int64]  # (6, n) ts, start and end of the id in the bytes, record, element, seen
-    metrics: NDArray[np.float64]  # (n, 6)
-    not_mine: int  # how many records it left
-    is_mine: NDArray[np.uint8]  # (records,) 1 where it took the whole record
-    ahead: int  # how many of the n are further ahead of the broker than allowed
-
-
 @numba.njit(nogil=True, cache=True)
 def scan(
     data: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int64], seen: NDArray[np.int64],
@@ -63,7 +51,9 @@ def scan(
 
     `data` holds the values, from `starts` (r,) on and of `sizes` (r,), and ends with 16 zeros: a loop that reads past
     its value ends there at the latest, and what it found is not taken. The columns have room for an event a brace and
-    one more. `seen` (r,) is the broker's time of each record, ms: an event more than `ahead_ms_max` past it is counted.
+    one more, and are filled in log order: `places` (6, room) with ts, start and end of the id in `data`, record,
+    element and seen; `metrics` (room, 6). `is_mine` (r,) becomes 1 where the whole record was taken. `seen` (r,) is the
+    broker's time of each record, ms: an event more than `ahead_ms_max` past it is counted.
     """
     n, left, ahead = 0, 0, 0
     for r in range(sizes.size):

@@ -33,11 +33,6 @@ class Spans(NamedTuple):
         buffer = np.frombuffer(b"".join(piece or b"" for piece in pieces), np.uint8)
         return cls(buffer, ends - np.maximum(size, 0), size)
 
-    @classmethod
-    def none(cls, n: int) -> "Spans":
-        """Return n times None: the keys of records without one."""
-        return cls(np.empty(0, np.uint8), np.zeros(n, np.int64), np.full(n, NO_BYTES, np.int64))
-
     def pieces(self) -> Iterator[bytes | None]:
         """Yield each piece as Python has it; for what is few or isn't hot."""
         buffer = self.buffer.tobytes()

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from infra.demo.processes import end
 from infra.java import find_java
 from streams.contract import LinkcastError
 
@@ -163,9 +164,4 @@ def running(
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, within_s=STOP_S_MAX)

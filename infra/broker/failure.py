@@ -2,9 +2,10 @@
 
 import re
 
+PORT_TAKEN = "its port is taken: choose another by --port, or leave it out for any free one"
 KNOWN = (
     ("No space left on device", "the disk is full: free some space, or put the data elsewhere by --data"),
-    ("Address already in use", "its port is taken: choose another by --port, or leave it out for any free one"),
+    ("Address already in use", PORT_TAKEN),
     (
         "Failed to acquire lock on file",
         "another Kafka uses this data folder: end that one, or give another folder by --data",

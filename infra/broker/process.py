@@ -23,7 +23,7 @@ import psutil  # type: ignore[import-untyped]
 
 from infra.broker import jars
 from infra.broker.config import JVM, JVM_OF_TOOLS, server_properties
-from infra.broker.failure import cause_in
+from infra.broker.failure import PORT_TAKEN, cause_in
 from infra.java import find_java
 from streams.contract import LinkcastError
 from streams.kafka import KafkaSettings, why_no_answer
@@ -31,6 +31,8 @@ from streams.kafka import KafkaSettings, why_no_answer
 READY_SECONDS_MAX = 60.0
 """A start takes 3 s; a large log after kill −9 is recovered in well under a minute."""
 STOP_SECONDS_MAX = 30.0
+ATTEMPTS_MAX = 3
+"""Kafka binds its ports seconds after they were found free (8.5 s measured), and others choose ports as well."""
 LOG_CONFIG = Path(__file__).with_name("log4j2.properties")
 STARTS = "linkcast starts Kafka"
 """What stands in the log before each start, so that a failure is never explained by an older one."""
@@ -38,6 +40,10 @@ STARTS = "linkcast starts Kafka"
 
 class BrokerFailed(LinkcastError):
     """The embedded Kafka could not be brought up."""
+
+
+class PortTaken(BrokerFailed):
+    """Another program was quicker at a port that was free when it was chosen."""
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,8 +103,9 @@ class EmbeddedBroker:
     def up(self, *, port: int | None = None) -> Running:
         """Return the running broker, started if need be, once it answers.
 
-        It takes `port`; without one that of its last start if it is free, else any free one. Raises `BrokerFailed`,
-        `NoJava` or `JarsMissing`; then nothing is left running. Not to be called inside an event loop.
+        It takes `port`; without one that of its last start if it is free, else any free one, and another where somebody
+        takes that before Kafka does. Raises `BrokerFailed`, `NoJava` or `JarsMissing`; then nothing is left running.
+        Not to be called inside an event loop.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -107,13 +114,10 @@ class EmbeddedBroker:
                 self._check_same(running, port)
                 asyncio.run(self._until_it_answers(running))
                 return running
-            running = self._start(port)
-            try:
-                asyncio.run(self._until_it_answers(running))
-            except BaseException:  # Ctrl-C as well: what we started must not stay behind half started
-                _end(running)
-                raise
-            return running
+            for _ in range(ATTEMPTS_MAX - 1):
+                with contextlib.suppress(PortTaken):  # the next start chooses ports anew
+                    return self._bring_up(port)
+            return self._bring_up(port)
 
     def down(self) -> Running | None:
         """End the running broker, cleanly if it lets us within 30 s, and return it; None if none ran."""
@@ -144,6 +148,15 @@ class EmbeddedBroker:
                 f"a broker runs already at {running.bootstrap} with its data in {running.data}: "
                 "'linkcast broker down' first, or leave --port and --data out to use it"
             )
+
+    def _bring_up(self, port: int | None) -> Running:
+        running = self._start(port)
+        try:
+            asyncio.run(self._until_it_answers(running))
+        except BaseException:  # Ctrl-C as well: what we started must not stay behind half started
+            _end(running)
+            raise
+        return running
 
     def _start(self, port: int | None) -> Running:
         port, controller_port = _choose_ports(port, self._last())
@@ -203,7 +216,8 @@ class EmbeddedBroker:
         deadline = time.monotonic() + READY_SECONDS_MAX
         while await why_no_answer(kafka) is not None:
             if running.process() is None:
-                raise self._failure(cause_in(self._log_since_start()))
+                cause = cause_in(self._log_since_start())
+                raise self._failure(cause, PortTaken if cause == PORT_TAKEN else BrokerFailed)
             if time.monotonic() > deadline:
                 raise self._failure(f"pid {running.pid} runs and gave no answer within {READY_SECONDS_MAX:g} s")
             await asyncio.sleep(0.05)
@@ -211,8 +225,8 @@ class EmbeddedBroker:
     def _log_since_start(self) -> str:
         return self.log.read_text("utf-8", errors="replace").rpartition(STARTS)[2]
 
-    def _failure(self, cause: str) -> BrokerFailed:
-        return BrokerFailed(f"Kafka did not come up: {cause}. Its data: {self.data}, its log: {self.log}")
+    def _failure(self, cause: str, kind: type[BrokerFailed] = BrokerFailed) -> BrokerFailed:
+        return kind(f"Kafka did not come up: {cause}. Its data: {self.data}, its log: {self.log}")
 
 
 @contextlib.contextmanager

@@ -28,19 +28,19 @@ class PackageRefused(LinkcastError):
     """The folder is not what the Lambda should be."""
 
 
-def make_package(folder: Path = PACKAGE, *, lock: Path = LOCK) -> int:
-    """Fill `folder` anew with our code and its libraries; return its size in bytes. Raises `PackageRefused`."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    _install(folder, lock)
-    copy_ours(folder)
-    strip(folder)
-    if not compile_for_lambda(folder):
+def make_package() -> int:
+    """Fill `PACKAGE` anew with our code and its libraries; return its size in bytes. Raises `PackageRefused`."""
+    shutil.rmtree(PACKAGE, ignore_errors=True)
+    PACKAGE.mkdir(parents=True)
+    _install(PACKAGE)
+    copy_ours(PACKAGE)
+    strip(PACKAGE)
+    if not compile_for_lambda(PACKAGE):
         print(
             f"no python{PYTHON} here: the package goes without bytecode, and each cold start compiles it",
             file=sys.stderr,
         )
-    return check_package(folder)
+    return check_package(PACKAGE)
 
 
 def copy_ours(folder: Path) -> None:
@@ -65,8 +65,8 @@ def check_package(folder: Path) -> int:
     return size
 
 
-def _install(folder: Path, lock: Path) -> None:
-    arguments = ["--target", str(folder), "--requirement", str(lock), "--require-hashes", "--no-deps", "--no-compile"]
+def _install(folder: Path) -> None:
+    arguments = ["--target", str(folder), "--requirement", str(LOCK), "--require-hashes", "--no-deps", "--no-compile"]
     platform = ["--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp", "--abi", "cp313"]
     for manylinux in ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014"):
         platform += ["--platform", f"{manylinux}_aarch64"]

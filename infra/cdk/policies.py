@@ -21,15 +21,11 @@ def allow(*actions: str, on: str | Sequence[str], when: dict[str, dict[str, str]
     return iam.PolicyStatement(actions=sorted(actions), resources=resources, conditions=when)
 
 
-def role(
-    stack: cdk.Stack, name: str, *, service: str, statements: Iterable[iam.PolicyStatement], source: str | None = None
-) -> iam.Role:
-    """Make a role that one AWS service may take, from this account (and of resource `source`) alone."""
-    conditions: dict[str, dict[str, str]] = {"StringEquals": {"aws:SourceAccount": stack.account}}
-    if source:
-        conditions["ArnLike"] = {"aws:SourceArn": source}
+def role(stack: cdk.Stack, name: str, *, service: str, statements: Iterable[iam.PolicyStatement]) -> iam.Role:
+    """Make a role that one AWS service may take, from this account alone."""
+    from_here = {"StringEquals": {"aws:SourceAccount": stack.account}}
     # Lambda passes no source when it takes a function's role.
-    trusted = iam.ServicePrincipal(service, conditions={} if service.startswith("lambda.") else conditions)
+    trusted = iam.ServicePrincipal(service, conditions={} if service.startswith("lambda.") else from_here)
     return iam.Role(
         stack,
         name,

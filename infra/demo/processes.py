@@ -53,12 +53,17 @@ def linkcast(*arguments: str, home: Path, log: Path) -> Iterator[Child]:
     try:
         yield Child(process, log)
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        # Its pools' processes notice only later that it is gone, and hold the demo's folder until then.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end(process, within_s=STOP_S)
+
+
+def end(process: "subprocess.Popen[bytes]", *, within_s: float) -> None:
+    """End a process that leads a session of its own, by force if it takes longer, and what it started with it."""
+    process.terminate()
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    # Its pools' processes notice only later that it is gone, and hold the folder they run in until then.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

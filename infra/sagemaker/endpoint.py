@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from online.bundle import Bundle
 
-MODEL_FOLDER = Path("/opt/ml/model")
 BODY_BYTES_MAX = 1 << 20
 CONNECTIONS_MAX = 128
 IDLE_S_MAX = 75.0

@@ -39,12 +39,6 @@ class Schedule(NamedTuple):
     slot: NDArray[np.int64]
     jobs: list[list[Job]]
 
-    def job_at(self, port: int, t: int) -> Job | None:
-        """Return the job that runs over `port` at event time `t`, if any."""
-        jobs = self.jobs[self.slot[port]]
-        i = bisect_right(jobs, t, key=lambda job: job.start_ms) - 1
-        return jobs[i] if i >= 0 and t < jobs[i].end_ms else None
-
     def job_from(self, port: int, t: int) -> Job | None:
         """Return the job over `port` at `t`, else the next one that starts."""
         jobs = self.jobs[self.slot[port]]

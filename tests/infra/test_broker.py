@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from infra.broker import jars
+from infra.broker import jars, process
 from infra.broker.failure import cause_in
 from infra.broker.process import BrokerFailed, EmbeddedBroker, Running, running_broker
 from infra.java import NoJava, find_java
@@ -119,6 +119,33 @@ def test_a_port_that_is_taken_is_named_before_anything_is_started(broker):
         with pytest.raises(BrokerFailed, match=rf"port {port} is taken: choose another by --port"):
             broker.up(port=port)
     assert broker.find() is None
+
+
+def test_a_port_that_another_program_takes_before_kafka_does_is_chosen_anew(broker, monkeypatch):
+    choose, chosen = process._choose_ports, []
+    with socket.socket() as other:
+
+        def quicker_than_kafka(port, last):
+            chosen.append(choose(port, last))
+            if len(chosen) == 1:
+                other.bind(("127.0.0.1", chosen[0][1]))
+                other.listen()
+            return chosen[-1]
+
+        monkeypatch.setattr(process, "_choose_ports", quicker_than_kafka)
+        running = broker.up()
+
+        assert (running.port, running.controller_port) == chosen[1]
+        assert running.controller_port != other.getsockname()[1]
+
+
+def test_ports_that_are_always_taken_are_given_up_on(broker, monkeypatch):
+    monkeypatch.setattr(broker, "_jvm", lambda: [sys.executable, "-c", "print('Address already in use')"])
+
+    with pytest.raises(BrokerFailed, match="its port is taken: choose another by --port"):
+        broker.up()
+
+    assert broker.log.read_text().count(process.STARTS) == process.ATTEMPTS_MAX == 3
 
 
 def test_a_damaged_data_folder_is_one_line_with_the_log_and_leaves_no_process(broker):

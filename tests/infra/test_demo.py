@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -96,10 +95,8 @@ def test_an_interrupted_demo_leaves_nothing_behind(demo, tmp_path, moment, numbe
     assert len(of_the_demo(tmp_path)) > 1  # else there would be nothing to leave behind
     for _ in range(2):  # whoever is impatient presses Ctrl-C twice
         process.send_signal(number)
-    interrupted_at = time.monotonic()
     process.communicate(timeout=30)
 
     assert process.returncode == 128 + number
-    assert time.monotonic() - interrupted_at < 20
     assert of_the_demo(tmp_path) == []
     assert list(tmp_path.iterdir()) == []

@@ -102,12 +102,12 @@ async def test_event_times_ahead_of_the_clock_are_warned_of_once(kafka, topics, 
 
 
 async def test_a_replay_keeps_event_times_pace(kafka, topics, recording):
-    # 190 s of event time between the first and the last sweep, at 200 times the speed.
+    # 190 s of event time between the first and the last sweep: at 200 times the speed never less than 0.95 s.
     start = time.monotonic()
-    async with MetricsProducer(kafka, prefix=topics) as producer:
+    async with asyncio.timeout(120), MetricsProducer(kafka, prefix=topics) as producer:
         await Replay(speed=200).publish([recording], producer)
 
-    assert 0.95 <= time.monotonic() - start < 5
+    assert time.monotonic() - start >= 0.95
     assert producer.acknowledged == len(EVENTS)
 
 

@@ -58,10 +58,16 @@ def test_a_time_zone_that_is_none_is_told_before_any_group_is_joined(worker) -> 
     assert "Error: time zone 'Mars/Phobos' is not in the IANA data base" in result.stderr
 
 
-async def test_a_worker_waits_for_its_broker_says_so_and_goes_on_once_it_is_there(tmp_path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+@pytest.fixture
+def port():
+    """A port that nobody else is given while it is bound; Kafka, which sets the same option, may listen on it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+async def test_a_worker_waits_for_its_broker_says_so_and_goes_on_once_it_is_there(port, tmp_path) -> None:
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{port}")
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "infra.command", "worker", "--bootstrap", kafka.bootstrap, "--prefix", "late.",

@@ -69,7 +69,7 @@ async def test_a_broker_that_does_not_answer_is_an_error_within_the_time():
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(DeadLetterUndelivered, match="1 dead letters to t at"):
         await asyncio.to_thread(DeadLetters("t", f"127.0.0.1:{port}", seconds=0.5).send, [letter(1)])
-    await left.wait()
+    await asyncio.wait_for(left.wait(), 30)
     server.close()
     gc.collect()  # a client left open would warn
 

@@ -316,7 +316,7 @@ def test_a_day_s_budget_holds_whatever_the_minutes_allow(table, bedrock):
     assert len(bedrock.requests) == 7
 
 
-def test_without_the_table_nothing_is_asked(table, bedrock, caplog):
+def test_without_the_table_nothing_is_asked(table, bedrock):
     by = enrichment_of(boto3.resource("dynamodb").Table("absent"))
     of = opened()
 

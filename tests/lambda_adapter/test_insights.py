@@ -1,7 +1,6 @@
 """Insights: one item whoever writes it, and readers that see all of it and nothing that has expired."""
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +55,7 @@ def test_two_processes_that_contend_for_the_same_insights_write_each_once(table,
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script, table.name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "."},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for _ in range(2)
     ]  # fmt: skip

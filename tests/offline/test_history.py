@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline import history
-from offline.history import PARTS, base_rate, simulated_histories, simulated_history
-from offline.simulator.fabric import Fabric, Setting
+from offline.history import PARTS, base_rate, simulated_histories
+from offline.simulator.fabric import Setting
 from offline.simulator.parameters import FAULTS
 from offline.targets import HORIZON_MS, LONGEST_WINDOW_MS, TEST, TRAIN, VALIDATION, Targets
 
@@ -49,13 +49,6 @@ def test_no_incident_is_in_two_parts(table):
 
     assert all(of_part)
     assert len(set.union(*of_part)) == sum(map(len, of_part))
-
-
-def test_one_fabric_alone_is_cut_by_time_and_link():
-    one = simulated_history(Fabric(Setting(ports=40, hours=12.0, seed=3)))
-
-    assert set(one.part.tolist()) == {TRAIN, VALIDATION, TEST}
-    assert one.ts[one.part == TRAIN].max() < one.ts[one.part == TEST].min()
 
 
 @settings(deadline=None)

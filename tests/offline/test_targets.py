@@ -1,21 +1,8 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline.targets import (
-    HARD_DOWN,
-    HORIZON_MS,
-    LONGEST_WINDOW_MS,
-    TEST,
-    TRAIN,
-    UNUSED,
-    VALIDATION,
-    Incidents,
-    SplitRefused,
-    split,
-    targets,
-)
+from offline.targets import HARD_DOWN, Incidents, targets
 
 HOUR_MS = 3_600_000
 LASTS = np.iinfo(np.int64).max
@@ -63,43 +50,3 @@ def test_an_incident_that_lasts_is_under_way_for_ever():
 
     assert found.code.tolist() == [HARD_DOWN] * 3
     assert found.lead_ms.tolist() == [HOUR_MS, 0, -9_999 * HOUR_MS]
-
-
-def rows(n_links: int, hours: int) -> tuple[np.ndarray, np.ndarray]:
-    ts = np.arange(0, hours * HOUR_MS, 60_000)
-    return np.tile(ts, n_links), np.repeat(np.arange(n_links) * 7, ts.size)
-
-
-@given(n_links=st.integers(3, 40), hours=st.integers(12, 60), seed=st.integers(0, 9))
-def test_parts_share_no_link_and_no_event_and_later_parts_are_later(n_links, hours, seed):
-    ts, link = rows(n_links, hours)
-    part = split(ts, link, known_until=hours * HOUR_MS, seed=seed)
-
-    links = [set(link[part == code]) for code in (TRAIN, VALIDATION, TEST)]
-    times = [ts[part == code] for code in (TRAIN, VALIDATION, TEST)]
-    assert sum(map(len, links)) == len(set.union(*links))
-    for earlier, later in ((times[0], times[1]), (times[1], times[2])):
-        assert later.min() - earlier.max() > LONGEST_WINDOW_MS + HORIZON_MS
-
-
-def test_used_rows_are_seventy_to_fifteen_to_fifteen():
-    ts, link = rows(200, 100)
-    part = split(ts, link, known_until=101 * HOUR_MS, seed=0)
-
-    shares = np.bincount(part[part != UNUSED]) / (part != UNUSED).sum()
-    np.testing.assert_allclose(shares, [0.70, 0.15, 0.15], atol=0.01)
-
-
-def test_rows_whose_horizon_has_not_passed_are_not_used():
-    ts, link = rows(10, 24)
-    part = split(ts, link, known_until=20 * HOUR_MS, seed=0)
-
-    assert ts[part != UNUSED].max() <= 20 * HOUR_MS - HORIZON_MS
-
-
-@pytest.mark.parametrize(("n_links", "hours"), [(2, 48), (10, 4), (0, 0)])
-def test_too_few_links_or_hours_are_refused_in_words(n_links, hours):
-    ts, link = rows(n_links, hours)
-
-    with pytest.raises(SplitRefused, match="at least 3 links, and more than 5 h"):
-        split(ts, link, known_until=hours * HOUR_MS, seed=0)

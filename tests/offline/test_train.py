@@ -9,7 +9,7 @@ from offline import train
 from offline.calls import Watched
 from offline.evaluation import evaluate, evaluate_calls
 from offline.simulator.truth import Incident
-from offline.targets import HARD_DOWN, UNUSED, Incidents, Targets, split, targets
+from offline.targets import HARD_DOWN, TEST, TRAIN, VALIDATION, Incidents, Targets, targets
 from offline.train import TrainingRefused, TrainingTable, fit_platt, fit_scale, train_bundle
 from online.bundle import load_bundle
 from streams.contract import CLASSES, FEATURES
@@ -18,8 +18,12 @@ DAY_MS = 86_400_000
 BEGIN_MS = 1_767_225_600_000
 
 
-def fabric(*, n_links: int = 80, days: int = 3, every_ms: int = 600_000, seed: int = 7) -> TrainingTable:
-    """A toy fabric: half the links have one incident a day, which lifts a feature of its own from 40 min before."""
+def fabric(*, n_links: int = 120, every_ms: int = 600_000, seed: int = 7) -> TrainingTable:
+    """A toy fabric: half the links have one incident a day, which lifts a feature of its own from 40 min before.
+
+    Each part has links of its own, and a day.
+    """
+    days = 3
     rng = np.random.default_rng(seed)
     n = days * DAY_MS // every_ms
     link, ts = np.repeat(np.arange(n_links), n), np.tile(BEGIN_MS + every_ms * np.arange(n), n_links)
@@ -32,8 +36,8 @@ def fabric(*, n_links: int = 80, days: int = 3, every_ms: int = 600_000, seed: i
     near = (of_row.code > 0) & (of_row.lead_ms < 2_400_000)
     X[near, of_row.code[near]] += 6
     X[rng.random(X.shape) < 0.05] = np.nan
-    part = split(ts, link, known_until=BEGIN_MS + days * DAY_MS, seed=0)
-    used = np.flatnonzero(part != UNUSED)
+    part = np.repeat(np.array([TRAIN, VALIDATION, TEST], np.int8), [n_links // 2, n_links // 4, n_links // 4])[link]
+    used = np.flatnonzero(part == (ts - BEGIN_MS) // DAY_MS)
     return TrainingTable(X[used], ts[used], of_row.at(used), part[used], np.ones(used.size), "a toy fabric")
 
 

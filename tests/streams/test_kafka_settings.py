@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import socket
 import ssl
 
 import certifi
@@ -95,37 +96,52 @@ def test_an_unreadable_tls_file_is_named(tmp_path):
             KafkaSettings(bootstrap="a:1", security_protocol="SSL", ca=ca).client_arguments()
 
 
-async def test_a_broker_that_never_comes_is_given_up_after_the_time_allowed(unused_tcp_port):
-    with pytest.raises(KafkaUnreachable, match=rf"127.0.0.1:{unused_tcp_port} after 0 s .*LINKCAST_BOOTSTRAP"):
-        await await_broker(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}"), seconds=0)
+@pytest.fixture
+def port():
+    """A port of 127.0.0.1 that is ours and refuses connections until a server is started on it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound
 
 
-async def test_a_broker_that_is_away_is_waited_for_said_so_once_and_gone_on_with(kafka, unused_tcp_port):
-    said = Said()
-    logging.getLogger("streams.kafka").addHandler(said)
-    waiting = asyncio.create_task(await_broker(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}")))
-    await said.something.wait()
+def at(port):
+    return f"127.0.0.1:{port.getsockname()[1]}"
+
+
+@pytest.fixture
+def said():
+    handler = Said()
+    logging.getLogger("streams.kafka").addHandler(handler)
+    yield handler
+    logging.getLogger("streams.kafka").removeHandler(handler)
+
+
+async def test_a_broker_that_never_comes_is_given_up_after_the_time_allowed(port):
+    with pytest.raises(KafkaUnreachable, match=rf"{at(port)} after 0 s .*LINKCAST_BOOTSTRAP"):
+        await await_broker(KafkaSettings(bootstrap=at(port)), seconds=0)
+
+
+async def test_a_broker_that_is_away_is_waited_for_said_so_once_and_gone_on_with(kafka, port, said):
+    address = at(port)
+    waiting = asyncio.create_task(await_broker(KafkaSettings(bootstrap=address)))
+    await asyncio.wait_for(said.something.wait(), 30)
     assert not waiting.done()
 
-    async with forwarding(unused_tcp_port, to=kafka.bootstrap):
+    async with forwarding(port, to=kafka.bootstrap):
         await asyncio.wait_for(waiting, 30)
 
-    logging.getLogger("streams.kafka").removeHandler(said)
-    assert said.lines[0].startswith(f"waiting for Kafka at 127.0.0.1:{unused_tcp_port} (")
+    assert said.lines[0].startswith(f"waiting for Kafka at {address} (")
     assert said.lines[0].endswith("start it, or mend --bootstrap or --security-protocol")
-    assert said.lines[1:] == [f"Kafka at 127.0.0.1:{unused_tcp_port} is there"]
+    assert said.lines[1:] == [f"Kafka at {address} is there"]
 
 
-async def test_whoever_waits_on_says_so_again(unused_tcp_port, monkeypatch):
+async def test_whoever_waits_on_says_so_again(port, said, monkeypatch):
     monkeypatch.setattr(streams_kafka, "SAY_EVERY_S", 0)
-    said = Said()
-    logging.getLogger("streams.kafka").addHandler(said)
-    waiting = asyncio.create_task(await_broker(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}")))
+    waiting = asyncio.create_task(await_broker(KafkaSettings(bootstrap=at(port))))
     for _ in range(2):
         await asyncio.wait_for(said.something.wait(), 30)
         said.something.clear()
     waiting.cancel()
-    logging.getLogger("streams.kafka").removeHandler(said)
 
 
 async def test_sasl_to_a_listener_without_it_is_refused_and_not_waited_for(kafka):
@@ -141,26 +157,22 @@ async def test_sasl_to_a_listener_without_it_is_refused_and_not_waited_for(kafka
         await why_no_answer(sasl)
 
 
-async def test_one_address_that_answers_is_enough(kafka, unused_tcp_port):
-    both = KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port},{kafka.bootstrap}")
-
-    assert await why_no_answer(both) is None
+async def test_one_address_that_answers_is_enough(kafka, port):
+    assert await why_no_answer(KafkaSettings(bootstrap=f"{at(port)},{kafka.bootstrap}")) is None
 
 
-async def test_a_listener_that_is_no_kafka_is_no_answer(unused_tcp_port):
+async def test_a_listener_that_is_no_kafka_is_no_answer(port):
     async def hang_up(_reader, writer):
         writer.close()
         await writer.wait_closed()
 
-    async with await asyncio.start_server(hang_up, "127.0.0.1", unused_tcp_port):
-        assert await why_no_answer(KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}"), timeout_ms=1_000)
+    async with await asyncio.start_server(hang_up, sock=port):
+        assert await why_no_answer(KafkaSettings(bootstrap=at(port)), timeout_ms=1_000)
 
 
 @pytest.mark.parametrize("of", ["state", "outputs"])
-async def test_a_transaction_coordinator_that_never_answers_is_given_up_with_what_to_mend(
-    of, unused_tcp_port, monkeypatch
-):
-    silent = KafkaSettings(bootstrap=f"127.0.0.1:{unused_tcp_port}")
+async def test_a_transaction_coordinator_that_never_answers_is_given_up_with_what_to_mend(of, port, monkeypatch):
+    silent = KafkaSettings(bootstrap=at(port))
     fenced = {
         "state": StateTopic(silent, prefix="p.", group="g", partition=3),
         "outputs": ExactlyOnce(silent, prefix="p.", group="g", tp=TopicPartition("p.metrics", 3)),
@@ -173,7 +185,7 @@ async def test_a_transaction_coordinator_that_never_answers_is_given_up_with_wha
         writer.close()
         hung_up.set()
 
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", unused_tcp_port):
+    async with await asyncio.start_server(say_nothing, sock=port):
         with pytest.raises(
             KafkaTimeoutError, match=r"coordinator for p\.g(-outputs)?-3 within 0\.2 s.*factor must fit"
         ):
@@ -215,6 +227,6 @@ async def forwarding(port, *, to):
         there_reader, there_writer = await asyncio.open_connection(host, int(to_port))
         await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
 
-    async with await asyncio.start_server(serve, "127.0.0.1", port):
+    async with await asyncio.start_server(serve, sock=port):
         yield
         await asyncio.gather(*connections)

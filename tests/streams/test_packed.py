@@ -89,7 +89,7 @@ def test_no_records_make_no_batch() -> None:
 
 def test_keys_and_values_of_unlike_number_are_refused() -> None:
     with pytest.raises(ValueError, match="1 keys for 2 values"):
-        Packed(Spans.none(1), Spans.of([b"a", b"b"]))
+        Packed(Spans.of([None]), Spans.of([b"a", b"b"]))
 
 
 def test_pieces_may_lie_anywhere_and_be_shared() -> None:

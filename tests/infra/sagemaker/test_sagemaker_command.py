@@ -83,7 +83,7 @@ def test_a_port_that_is_taken_is_one_line(endpoint, tmp_path):
 
 @pytest.mark.kafka
 async def test_promote_puts_the_newest_bundle_of_the_topic_behind_the_endpoint(
-    aws, kafka, topics, folder, write, signing_key, tmp_path, monkeypatch, environment, bundle
+    aws, kafka, topics, folder, write, tmp_path, monkeypatch, environment, bundle
 ):
     older = write(tmp_path / "bundles", created_at=1_700_000_000_000)
     for published_at, path in ((2, folder), (1, older)):

@@ -27,7 +27,7 @@ def test_the_request_is_one_that_aws_takes(settings):
     assert_valid("sagemaker", "CreateTrainingJob", training_request(settings))
 
 
-def test_the_job_runs_linkcast_train_as_it_stands_and_signs_with_the_channels_key(monkeypatch):
+def test_the_job_runs_linkcast_train_as_it_stands_and_signs_with_the_channels_key():
     request = training_request(SETTINGS)
     algorithm = request["AlgorithmSpecification"]
     assert algorithm["ContainerEntrypoint"] == ["linkcast", "train"]

@@ -174,9 +174,7 @@ async def test_the_failure_topic_gets_the_real_records_and_what_happened(
     assert b"ZeroDivisionError" in said
 
 
-async def test_a_destination_that_fails_is_asked_again_and_nothing_goes_past_it(
-    make_topic, publish, run_dry, committed
-):
+async def test_a_destination_that_fails_is_asked_again_and_nothing_goes_past_it(make_topic, publish, run_dry):
     topic = await make_topic()
     await publish(topic, numbered(4))
     kept, refusals = [], iter([OSError("full"), OSError("full")])
