@@ -17,7 +17,7 @@ from streams.kafka import KafkaSettings, stop_producer, transactional_producer
 from streams.packed import Packed, pack
 from streams.partition import Message
 
-REQUEST_BYTES_MAX = 16 << 20  # a dead letter carries what was too large, whole
+REQUEST_BYTES_MAX = 16 << 20  # a dead letter may have 7 MiB, and few of them share a request
 BATCH_BYTES_MAX = 256 << 10
 
 

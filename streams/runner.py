@@ -87,15 +87,18 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then commit what is done and leave the group."""
         pause_s, refused_at = 0.5, float("inf")
-        while not stop.is_set():
+        while True:
             await _until(stop, await_broker(self._kafka))
+            if stop.is_set():
+                return
             began_at = time.monotonic()
             try:
                 async with _no_longer_than(HANDOVER_S_MAX, after=stop):
                     await self._session(stop)
             except InconsistentGroupProtocolError as error:
-                refused_at = min(refused_at, time.monotonic())
-                if time.monotonic() - refused_at > FORGOTTEN_S:
+                now = time.monotonic()
+                refused_at = now if now - began_at > PAUSE_S_MAX else min(refused_at, now)
+                if now - refused_at > FORGOTTEN_S:
                     raise refused(self._member.group) from error
                 await _until(stop, asyncio.sleep(1.0))
             except FAILED as error:
@@ -135,8 +138,6 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
 
     @contextlib.asynccontextmanager
     async def _clients(self) -> AsyncIterator[tuple[AIOKafkaConsumer, AIOKafkaProducer]]:
-        member = self._member
-        consumer = group_consumer(self._kafka, group=member.group, computes=member.computes, instance=member.instance)
         producer = AIOKafkaProducer(
             # No linger: batches are whole already, and one that lingers holds up the next of its partition.
             **self._kafka.client_arguments(), enable_idempotence=True, linger_ms=0, max_batch_size=BATCH_BYTES_MAX,
@@ -145,6 +146,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(stop_producer, producer)
             await producer.start()
+            group, computes, instance, *_ = self._member
+            consumer = group_consumer(self._kafka, group=group, computes=computes, instance=instance)
             yield await stack.enter_async_context(consuming(consumer)), producer
 
     async def _fetched(self) -> dict[TopicPartition, list[Records]]:
