@@ -5,7 +5,6 @@ import contextlib
 import gc
 import hashlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +71,7 @@ async def run_worker(
     with health.serve(
         settings.health_host,
         settings.health_port,
-        idle_s=lambda: time.monotonic() - runner.progressed_at,
+        idle_s=runner.idle_s,
         model=lambda: champion.scorer.version,
     ) as port:
         ready(port)

@@ -82,13 +82,19 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._refused_generation = -1
         # Held while a batch is under way, so that a partition is handed over between two batches.
         self._turn = asyncio.Lock()
-        self.progressed_at = time.monotonic()
+        self._progressed_at: float | None = None  # while there is a broker to make progress with
+
+    def idle_s(self) -> float:
+        """Return for how long the loop has not come round; 0 while it waits for a broker, which no restart mends."""
+        return 0.0 if self._progressed_at is None else time.monotonic() - self._progressed_at
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then commit what is done and leave the group."""
         pause_s, refused_at = 0.5, float("inf")
         while True:
+            self._progressed_at = None
             await _until(stop, await_broker(self._kafka))
+            self._progressed_at = time.monotonic()
             if stop.is_set():
                 return
             began_at = time.monotonic()
@@ -132,7 +138,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                     if time.monotonic() >= snapshot_at:
                         await self._commit(Task.begin_snapshot)
                         snapshot_at = time.monotonic() + SNAPSHOT_S
-                self.progressed_at = time.monotonic()
+                self._progressed_at = time.monotonic()
             async with self._turn:
                 await self._each(Task.hand_over, seconds=HANDOVER_S_MAX)
 

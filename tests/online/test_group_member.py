@@ -10,9 +10,10 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from bench.faults import kinds
 from bench.faults.scenario import FaultDidNotFire
-from streams.kafka import consuming
+from streams.kafka import KafkaSettings, consuming
 from streams.outlet import AtLeastOnce, ExactlyOnce
 from streams.partition import Message
+from streams.runner import Membership, Runner
 from tests.online.test_worker import fabric, oracle, predicted, said, world
 
 __all__ = ["world"]
@@ -49,6 +50,21 @@ async def fence_outputs_of(world, partition: int) -> None:
     other = ExactlyOnce(world.kafka, prefix=world.prefix, group=f"{world.prefix}worker", tp=tp)
     await other.open()
     await other.close()
+
+
+async def test_a_worker_without_a_broker_is_well_and_one_whose_loop_stands_is_not(caplog) -> None:
+    member = Membership("g", computes="c")
+    runner = Runner(KafkaSettings(bootstrap="127.0.0.1:1"), prefix="x.", member=member, open_partition=lambda _: None)
+    stop = asyncio.Event()
+    running = asyncio.create_task(runner.run(stop))
+    async with asyncio.timeout(30):
+        while "waiting for Kafka" not in caplog.text:  # noqa: ASYNC110  # a log sets no event
+            await asyncio.sleep(0.01)
+
+    assert runner.idle_s() == 0
+    stop.set()
+    await running
+    assert runner.idle_s() > 0
 
 
 class BusyProducer:
