@@ -19,6 +19,17 @@ TURNS = b"turns"
 """Key of the record that says from which offset on something else than the log takes effect."""
 
 
+def key_of(group: str, key: bytes) -> bytes:
+    """Return the key on the topic of what a group calls `key`."""
+    return group.encode() + b"/" + key
+
+
+def of_group(group: str, newest: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
+    """Return what is a group's of the newest records by key, by the keys that it calls them."""
+    mine = key_of(group, b"")
+    return {key.removeprefix(mine): value for key, value in newest.items() if key.startswith(mine) and value}
+
+
 class StateTopic:
     """The snapshots of one partition, as an open connection; `open` it, and `close` it when the partition goes."""
 
@@ -26,7 +37,7 @@ class StateTopic:
         self._kafka = kafka
         self._tp = TopicPartition(f"{prefix}state", partition)
         self._transactional_id = f"{prefix}{group}-{partition}"
-        self._of_group = f"{group}/".encode()
+        self._group = group
         self._producer: Any = None  # until it is opened
         self._crc: dict[str, int] = {}
         self._one_at_a_time = asyncio.Lock()  # a producer has one transaction
@@ -55,8 +66,7 @@ class StateTopic:
         async with consuming(consumer):
             async for records in read_to_end(consumer, self._tp):
                 newest |= {record.key: record.value for record in records}
-        mine = self._of_group
-        return {key.removeprefix(mine): value for key, value in newest.items() if key.startswith(mine) and value}
+        return of_group(self._group, newest)
 
     def adopt(self, crc: Mapping[str, int]) -> None:
         """Go on from the snapshot that has these checksums."""
@@ -88,7 +98,7 @@ class StateTopic:
 
     async def _send(self, key: bytes, value: bytes | None) -> asyncio.Future[Any]:
         sent: asyncio.Future[Any] = await self._producer.send(
-            self._tp.topic, value, key=self._of_group + key, partition=self._tp.partition
+            self._tp.topic, value, key=key_of(self._group, key), partition=self._tp.partition
         )
         return sent
 

@@ -15,6 +15,7 @@ from bench.faults.proxy import Proxy, proxied
 from bench.faults.scenario import FaultDidNotFire, Scenario
 from streams.failpoints import STEPS
 from streams.snapshot import manifest_in
+from streams.state_topic import key_of, of_group
 
 Tampering = Callable[[bytes, random.Random], bytes | None]
 
@@ -187,13 +188,15 @@ async def chunk_tampered(scenario: Scenario, n: int, how: Tampering) -> None:
 
 async def _tamper(scenario: Scenario, how: Tampering) -> None:
     topic, p = f"{scenario.prefix}state", scenario.rng.randrange(feed.PARTITIONS)
-    newest = {record.key: record.value for record in (await read(scenario.kafka, topic))[p]}
+    newest = of_group(scenario.group, {record.key: record.value for record in (await read(scenario.kafka, topic))[p]})
     manifest = manifest_in(newest)
     if manifest is None:
         raise FaultDidNotFire(f"{topic}-{p} has no snapshot to tamper with")
     key = scenario.rng.choice(sorted(manifest.crc)).encode()
     async with AIOKafkaProducer(**scenario.kafka.client_arguments(), acks="all") as producer:
-        await producer.send_and_wait(topic, how(newest[key], scenario.rng), key=key, partition=p)
+        await producer.send_and_wait(
+            topic, how(newest[key], scenario.rng), key=key_of(scenario.group, key), partition=p
+        )
 
 
 def missing(chunk: bytes, rng: random.Random) -> None:

@@ -17,6 +17,7 @@ from streams.contract import FEATURES
 from streams.feature_batch import decode
 from streams.kafka import KafkaSettings
 from streams.snapshot import Chunks, SnapshotRefused, chunks_in, ids_in, manifest_in
+from streams.state_topic import of_group
 from streams.stream_table import StreamTable
 
 OUTPUTS = ("predictions", "features", "metrics.dead")
@@ -50,7 +51,8 @@ async def judge(kafka: KafkaSettings, prefix: str, group: str, rng: random.Rando
                     expected |= _outputs(topic, p, message.value or b"", dict(message.headers or ()))
         end = records[-1].offset + 1
         wrong += offsets.get(p) != end
-        wrong += _differing(owner.take()[0], {record.key: record.value for record in state[p]}, end)
+        newest = of_group(group, {record.key: record.value for record in state[p]})
+        wrong += _differing(owner.take()[0], newest, end)
     sent, unlike, found = 0, 0, set()
     for topic in OUTPUTS:
         for p, records in (await read(kafka, prefix + topic)).items():
