@@ -109,7 +109,7 @@ async def broker_killed(scenario: Scenario, n: int) -> None:
         process.kill()
         scenario.struck()
         await asyncio.sleep(scenario.rng.uniform(0, 3))
-        await asyncio.to_thread(scenario.broker.up)
+        await asyncio.to_thread(scenario.broker.up, port=running.port)  # the one that the workers know
         await scenario.moved()
 
 
