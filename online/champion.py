@@ -32,8 +32,9 @@ class Champion:
 
     def named(self, version: str) -> Scorer | RulesScorer:
         """Return the scorer of a version; where it can't be had any more, say so and return the one of the moment."""
-        if version == self._rules.version:
-            return self._rules
+        for at_hand in (self.scorer, self._rules):  # the first for nearly every batch
+            if version == at_hand.version:
+                return at_hand
         scorer = self._remembered.get(version)
         if scorer is None:
             try:

@@ -73,9 +73,10 @@ async def resume(
     else:
         start, is_whole = await _rebuild_from(kafka, consumer, tp, committed, first)
     if start < first or not is_whole:
-        gap = f"offsets {start} to {first} passed retention unread"
-        if not is_whole:
-            gap = f"no snapshot holds, and retention has left less than 25 h before offset {committed}: from {first} on"
+        gap = (
+            f"offsets {start} to {first} passed retention unread" if is_whole else
+            f"no snapshot holds, and retention has left less than 25 h before offset {committed}: from {first} on"
+        )  # fmt: skip
         if not accept_gap:
             raise GapRefused(
                 f"{tp.topic}-{tp.partition}: {gap}, so the windows of the day after will lack it. Start with "

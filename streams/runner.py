@@ -10,10 +10,11 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     CommitFailedError,
     IllegalOperation,
@@ -144,6 +145,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
 
     @contextlib.asynccontextmanager
     async def _clients(self) -> AsyncIterator[tuple[AIOKafkaConsumer, AIOKafkaProducer]]:
+        member = self._member
         producer = AIOKafkaProducer(
             # No linger: batches are whole already, and one that lingers holds up the next of its partition.
             **self._kafka.client_arguments(), enable_idempotence=True, linger_ms=0, max_batch_size=BATCH_BYTES_MAX,
@@ -152,8 +154,9 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(stop_producer, producer)
             await producer.start()
-            group, computes, instance, *_ = self._member
-            consumer = group_consumer(self._kafka, group=group, computes=computes, instance=instance)
+            consumer = group_consumer(
+                self._kafka, group=member.group, computes=member.computes, instance=member.instance
+            )
             yield await stack.enter_async_context(consuming(consumer)), producer
 
     async def _fetched(self) -> dict[TopicPartition, list[Records]]:
@@ -185,20 +188,26 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             if time.monotonic() - self._refused_at > REFUSED_S_MAX:
                 raise KafkaError(f"a commit was refused {REFUSED_S_MAX:g} s ago, and the group has not said why")
             return  # the group has moved on and will tell us: until then, what we think is ours is another's
-        for tp in self._consumer.assignment() - self._tasks.keys():
-            if time.monotonic() < self._look_again_at.get(tp, 0.0):
-                continue
+        if not self._new():
+            return
+        cluster = await self._producer.client.fetch_all_metadata()
+        for tp in self._new():  # the group may have moved on meanwhile
             try:
                 with contextlib.suppress(IllegalStateError, CommitFailedError):  # revoked meanwhile
                     async with asyncio.timeout(TAKE_OVER_S_MAX):
-                        await self._take_over(tp)
+                        await self._take_over(tp, cluster)
             except TimeoutError:
                 raise KafkaTimeoutError(f"{tp}: not taken over within {TAKE_OVER_S_MAX:g} s") from None
 
-    async def _take_over(self, tp: TopicPartition) -> None:
+    def _new(self) -> list[TopicPartition]:
+        now = time.monotonic()
+        return [tp for tp in self._consumer.assignment() - self._tasks.keys() if now >= self._look_again_at.get(tp, 0)]
+
+    async def _take_over(self, tp: TopicPartition, cluster: ClusterMetadata) -> None:
         generation = self._generation
         owner = self._open_partition(tp.partition)
-        if lacking := await self._lacking(tp, (*owner.topics, "state")):
+        topics = [self._prefix + topic for topic in (*owner.topics, "state")]
+        if lacking := [name for name in topics if tp.partition not in (cluster.partitions_for_topic(name) or ())]:
             log.error("%s waits: there is no partition %d of %s. Run 'linkcast topics apply', or give them as many "
                       "partitions as %s has", tp, tp.partition, ", ".join(lacking), self._topic)  # fmt: skip
             # Without a position it would hold up the fetch of the others.
@@ -225,12 +234,6 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         if self._member.exactly_once:
             return ExactlyOnce(self._kafka, prefix=self._prefix, group=self._member.group, tp=tp)
         return AtLeastOnce(self._producer, self._consumer, tp)
-
-    async def _lacking(self, tp: TopicPartition, topics: Sequence[str]) -> list[str]:
-        """Return which topics have no partition of this one's number, or are not there at all."""
-        cluster = await self._producer.client.fetch_all_metadata()
-        names = [self._prefix + topic for topic in topics]
-        return [name for name in names if tp.partition not in (cluster.partitions_for_topic(name) or ())]
 
     async def _commit(self, do: Callable[[Task], Coroutine[Any, Any, None]]) -> None:
         """Let each partition do what moves the group's offsets behind what was put out."""

@@ -163,15 +163,20 @@ async def test_two_workers_of_one_name_are_told_of_each_other(world, caplog) -> 
         await world.until(lambda: said(caplog, "does another worker run as --instance a?"))
 
 
+async def retention_passes(world, *, all_but: int = 0) -> None:
+    """Delete what each partition of `metrics` has, but so many records."""
+    _, ends = await world.committed_and_ends()
+    async with administrator(world) as admin:
+        await admin.delete_records({tp: RecordsToDelete(before_offset=end - all_but) for tp, end in ends.items()})
+
+
 async def test_what_retention_has_passed_is_refused_and_goes_on_only_where_that_is_accepted(world, caplog) -> None:
     first, second, third = fabric(1, steps=10), fabric(2, start=10, steps=10), fabric(3, start=20, steps=10)
     await world.put_events(first)
     async with world.worker():
         await world.until_predicted(len(first))
     await world.put_events(second)
-    _, ends = await world.committed_and_ends()
-    async with administrator(world) as admin:
-        await admin.delete_records({tp: RecordsToDelete(before_offset=end) for tp, end in ends.items()})
+    await retention_passes(world)
 
     with pytest.raises(GapRefused, match=r"passed retention unread.*--accept-gap"):
         await world.until_it_ends()
@@ -249,9 +254,7 @@ async def test_what_changed_no_window_is_not_missed_where_retention_passes_it(wo
     await world.put([(b"leaf-%d" % i, b"no event") for i in range(50)])
     async with world.worker():
         await world.until(lambda: all_is_committed(world))
-    _, ends = await world.committed_and_ends()
-    async with administrator(world) as admin:
-        await admin.delete_records({tp: RecordsToDelete(before_offset=end) for tp, end in ends.items()})
+    await retention_passes(world)
     await world.put_events(second)
 
     async with world.worker():
@@ -270,9 +273,7 @@ async def test_a_rebuild_that_retention_cuts_short_is_refused_and_goes_on_only_w
     await world.put_events(first)
     async with world.worker():
         await world.until_predicted(len(first))
-    _, ends = await world.committed_and_ends()
-    async with administrator(world) as admin:
-        await admin.delete_records({tp: RecordsToDelete(before_offset=end - 1) for tp, end in ends.items()})
+    await retention_passes(world, all_but=1)
     monkeypatch.setattr(online.worker, "feature_code_sha256", lambda: "f" * 64)
 
     with pytest.raises(GapRefused, match=r"no snapshot holds.*--accept-gap"):
