@@ -80,6 +80,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._look_again_at: dict[TopicPartition, float] = {}  # partitions that lack one for their outputs
         self._generation = 0
         self._assigned_at: deque[float] = deque(maxlen=RESTLESS)
+        self._joined_at = 0.0
         self._refused_generation = -1
         # Held while a batch is under way, so that a partition is handed over between two batches.
         self._turn = asyncio.Lock()
@@ -132,6 +133,8 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                     await self._ask_why_it_is_quiet()
                     quiet_at = time.monotonic() + QUIET_S
                 async with self._turn:
+                    if fetched and not self._is_surely_member():
+                        await self._commit(Task.prove_membership)
                     await self._carry(fetched)
                     if time.monotonic() >= commit_at:
                         await self._commit(Task.begin_commit)
@@ -169,6 +172,15 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 raise  # retention has passed us, or the topic was made anew
             return {}
         return fetched
+
+    def _is_surely_member(self) -> bool:
+        """Return whether our partitions can't be another's: the group waits a session's time for one who is silent.
+
+        A worker that was stopped for longer would put out, after the next owner's look at the log and before it hears
+        that it was expelled, what that owner scores by a newer model.
+        """
+        heard_at = max([self._joined_at, *(task.member_at for task in self._tasks.values())])
+        return time.monotonic() - heard_at < SESSION_TIMEOUT_MS / 1000
 
     async def _carry(self, fetched: dict[TopicPartition, list[Records]]) -> None:
         for tp, batches in fetched.items():
@@ -272,6 +284,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Let the loop take them over: an exception in here would be swallowed."""
         self._generation += 1
+        self._joined_at = time.monotonic()
         self._look_again_at.clear()
         self._say_if_restless()
         async with self._turn:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,6 +37,8 @@ class Task:
         self._measures = measures.OfPartition(tp.partition)
         self._partitions = 0
         self._committing: asyncio.Task[None] | None = None
+        self._began_commit_at = 0.0
+        self.member_at = 0.0  # when the newest commit that the group took was begun
         self._writing: asyncio.Task[None] | None = None
 
     async def take_over(self, kafka: KafkaSettings, consumer: AIOKafkaConsumer, *, accept_gap: bool) -> None:
@@ -118,14 +121,26 @@ class Task:
         if self.next_offset > self.committed:
             with measures.cpu("send", events=self.next_offset - self.committed):
                 await self._send(self._owner.flush())
-            self._committing = self._outlet.commit(self.next_offset)
-            self.committed = self.next_offset
+            self._move_offset(self.next_offset)
+
+    async def prove_membership(self) -> None:
+        """Commit, though there be nothing new: raises `CommitFailedError` where the group has gone on without us."""
+        await self.begin_commit()
+        if not self._committing:
+            self._move_offset(self.committed)
+        await self._settle()
+
+    def _move_offset(self, to: int) -> None:
+        self._began_commit_at = time.monotonic()
+        self._committing = self._outlet.commit(to)
+        self.committed = to
 
     async def _settle(self) -> None:
         """Wait until the commit under way is through."""
         if self._committing:
             await self._committing
             self._committing = None
+            self.member_at = self._began_commit_at
             measures.COMMITTED_AT.set_to_current_time()
 
     async def begin_snapshot(self) -> None:

@@ -3,18 +3,23 @@
 import asyncio
 import random
 import signal
+from pathlib import Path
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.faults import kinds
 from bench.faults.scenario import FaultDidNotFire
+from online.publish import publish
+from streams import membership
 from streams.kafka import KafkaSettings, consuming
 from streams.outlet import AtLeastOnce, ExactlyOnce
 from streams.partition import Message
 from streams.runner import Membership, Runner
-from tests.online.test_worker import fabric, oracle, predicted, said, world
+from tests.online.test_worker import fabric, oracle, predicted, public_key_file, said, world
+from tests.online.test_worker_changes import model_is, model_of_each
 
 __all__ = ["world"]
 
@@ -87,6 +92,36 @@ async def test_no_offset_moves_past_what_was_not_sent() -> None:
 
     with pytest.raises(KafkaError, match="did not all go out"):
         outlet.commit(2)
+
+
+@pytest.mark.kafka
+async def test_a_worker_that_was_expelled_and_has_not_heard_of_it_scores_nothing(
+    world, write, signing_key, tmp_path, monkeypatch, caplog
+) -> None:
+    caplog.set_level("INFO", logger="streams.task")
+    keys, newer_key = tmp_path / "keys", Ed25519PrivateKey.generate()
+    keys.mkdir()
+    trusts_older_alone = public_key_file(signing_key, keys / "older.pub")
+    public_key_file(newer_key, keys / "newer.pub")
+    older = Path(write(tmp_path / "older"))
+    newer = Path(write(tmp_path / "newer", key=newer_key, created_at=1_795_392_060_000))
+    first, second = fabric(1), fabric(2, start=60)
+    await publish(world.kafka, prefix=world.prefix, bundle=older, published_at=1_000)
+    await world.put_events(first)
+    heartbeat_ms = membership.HEARTBEAT_MS
+    monkeypatch.setattr(membership, "HEARTBEAT_MS", 600_000)
+    async with world.worker(trusted_keys=trusts_older_alone):
+        await world.until_predicted(len(first))
+        monkeypatch.setattr(membership, "HEARTBEAT_MS", heartbeat_ms)
+        async with world.worker(trusted_keys=keys) as ports:
+            await world.until(lambda: said(caplog, "reading from", times=4))  # both partitions are another's now
+            await publish(world.kafka, prefix=world.prefix, bundle=newer, published_at=2_000)
+            await world.until(lambda: model_is(ports[0], newer.name))
+            await world.put_events(second)
+            await world.until(lambda: said(caplog, "reading from", times=5))  # who was expelled is back
+            await world.until_predicted(len(first) + len(second))
+
+    assert set(await model_of_each(world)) == {older.name, newer.name}
 
 
 class Group:
