@@ -41,7 +41,7 @@ def bench(
     with cluster(model) as stage:
         with step(f"filling topic metrics with {events:,} events"):
             asyncio.run(fill(stage.kafka, records(events, streams=streams, sweep=sweep, as_arrow=as_arrow)))
-        figures = drain(stage, events, workers)
+        figures = _drain(stage, events, streams, workers)
         bundle = stage.bundle
         trees = {name: xgb.Booster(model_file=bundle / f"{name}.ubj").num_boosted_rounds() for name in _MODELS}
         asyncio.run(check_predictions(stage.kafka, bundle.name, events))
@@ -50,10 +50,14 @@ def bench(
     }  # fmt: skip
 
 
-def drain(stage: Cluster, events: int, workers: int = 1) -> dict[str, object]:
+def _drain(stage: Cluster, events: int, streams: int, workers: int) -> dict[str, object]:
     """Let new workers drain the `events` events of the topic, and return what that took."""
+    options = ("--streams-max", str(streams))
     with ExitStack() as running:
-        group = [running.enter_context(stage.worker(name=f"worker-{i}", pinned=workers == 1)) for i in range(workers)]
+        group = [
+            running.enter_context(stage.worker(*options, name=f"worker-{i}", pinned=workers == 1))
+            for i in range(workers)
+        ]
         with step("the workers score them" if workers > 1 else "the worker scores them"):
             figures = asyncio.run(_measure(stage, group, events))
             until_taken(*group)  # only now: a small backlog may be drained before the last has joined

@@ -11,12 +11,15 @@ from infra.options import json_option
 
 @click.command()
 @click.option("--events", type=click.IntRange(1_000), default=300_000, show_default=True)
+@click.option("--streams", type=click.IntRange(1), default=1_024, show_default=True, help="Ports that report in turn.")
 @click.option("--sweep", type=click.IntRange(1, 64), default=1, show_default=True, help="Events of a node in a record.")
 @click.option("--arrow", is_flag=True, help="Sweeps as Arrow record batches, not JSON.")
 @click.option("--workers", type=click.IntRange(1, 2), default=1, show_default=True, help="Of one group; two: no pin.")
 @model_option
 @json_option
-def command(events: int, sweep: int, arrow: bool, workers: int, model: Path | None, as_json: bool) -> None:
+def command(
+    events: int, streams: int, sweep: int, arrow: bool, workers: int, model: Path | None, as_json: bool
+) -> None:
     """Take events from topic metrics to predictions, on a real broker and one core.
 
     Starts a broker of its own in a temporary folder, fills it, and pins one worker to one core (Linux): decode, 24
@@ -25,8 +28,9 @@ def command(events: int, sweep: int, arrow: bool, workers: int, model: Path | No
 
     \b
         linkcast bench hop --events 1000000 --json
+        linkcast bench hop --events 4000000 --streams 1000000
     """
     with checkout():
         from bench.hop import bench
     end_children_on_sigterm()
-    report(bench(events=events, sweep=sweep, as_arrow=arrow, workers=workers, model=model), as_json)
+    report(bench(events=events, streams=streams, sweep=sweep, as_arrow=arrow, workers=workers, model=model), as_json)
