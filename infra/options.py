@@ -38,6 +38,10 @@ time_zone_option = click.option(
     "--time-zone", envvar="LINKCAST_TIME_ZONE", default="UTC", show_default=True, help="Of the fabric, IANA."
 )
 
+streams_max_option = click.option(
+    "--streams-max", default=200_000, show_default=True, type=click.IntRange(1), help="Streams a partition takes."
+)
+
 rules_option = click.option(
     "--rules",
     envvar="LINKCAST_RULES",

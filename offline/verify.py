@@ -1,5 +1,6 @@
 """Live against replayed: the log of `metrics` through the kernel once more, and every feature compared bit for bit."""
 
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 import msgspec
@@ -12,9 +13,11 @@ from streams.contract import FEATURES, LinkcastError
 from streams.kafka import KafkaSettings, await_broker, read_to_end
 from streams.partition import Advanced, advance
 from streams.recovery import REBUILD_MS
-from streams.stream_table import StreamTable
+from streams.stream_table import STREAMS_MAX, StreamTable
 
 SHOWN_MAX = 20
+_CLOCKS_APART_MS = 7_200_000
+"""By so much may the clock of the broker of `features` be behind that of `metrics`."""
 _ELEMENTS = 1 << 20  # of one record: more than its bytes could hold
 
 
@@ -49,10 +52,31 @@ class _Live(NamedTuple):
     features: NDArray[np.float32]  # (n, 24)
 
 
-async def verify(kafka: KafkaSettings, *, prefix: str, time_zone: str = "UTC") -> Verified:
-    """Replay each partition of `metrics` from its beginning and compare it with `features`.
+class _Span(NamedTuple):
+    """Offsets of one partition of `metrics`, `replayed` ≤ `first` ≤ `end`; what lies before `first` fills windows."""
 
-    Where retention has passed the beginning, the first 25 hours only fill the windows. Raises `NothingToVerify`.
+    tp: TopicPartition
+    replayed: int
+    first: int
+    end: int
+
+
+async def verify(
+    kafka: KafkaSettings,
+    *,
+    prefix: str,
+    time_zone: str = "UTC",
+    streams_max: int = STREAMS_MAX,
+    from_ms: int = 0,
+    until_ms: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Verified:
+    """Replay each partition of `metrics` and compare what it gives with `features`.
+
+    Of events that the broker stamped in [`from_ms`, `until_ms`), the end of the log where that is None; the 25 hours
+    before only fill the windows, as do the first 25 where retention has passed the beginning. `time_zone` and
+    `streams_max` are those of the workers; `progress` is told the share of the log that is done. Raises
+    `NothingToVerify`.
     """
     await await_broker(kafka)
     found = Verified()
@@ -65,35 +89,67 @@ async def verify(kafka: KafkaSettings, *, prefix: str, time_zone: str = "UTC") -
     )
     async with consumer:
         await consumer._client.force_metadata_update()
-        for number in sorted(consumer.partitions_for_topic(f"{prefix}metrics") or ()):
-            live = await _live(consumer, TopicPartition(f"{prefix}features", number))
-            table = StreamTable(time_zone=time_zone)
-            await _compare(consumer, TopicPartition(f"{prefix}metrics", number), table, live, found)
+        numbers = sorted(consumer.partitions_for_topic(f"{prefix}metrics") or ())
+        partitions = [TopicPartition(f"{prefix}metrics", number) for number in numbers]
+        spans = [await _span(consumer, tp, from_ms, until_ms) for tp in partitions]
+        whole, done = max(1, sum(span.end - span.replayed for span in spans)), 0
+        for span in spans:
+            live = await _live(consumer, TopicPartition(f"{prefix}features", span.tp.partition), span, from_ms)
+            table = StreamTable(time_zone=time_zone, streams_max=streams_max)
+            async for offset in _compare(consumer, span, table, live, found):
+                progress((done + offset - span.replayed) / whole)
+            done += span.end - span.replayed
     if not found.events:
-        raise NothingToVerify(f"no row of {prefix}features has its event on {prefix}metrics: has a worker run?")
+        raise NothingToVerify(
+            f"no row of {prefix}features has its event in this span of {prefix}metrics: has a worker run?"
+        )
     return found
 
 
-async def _live(consumer: AIOKafkaConsumer, tp: TopicPartition) -> _Live:
+async def _span(consumer: AIOKafkaConsumer, tp: TopicPartition, from_ms: int, until_ms: int | None) -> _Span:
+    end = await _offset_at(consumer, tp, until_ms)
+    replayed, first = [min(end, await _offset_at(consumer, tp, ms)) for ms in (from_ms - REBUILD_MS, from_ms)]
+    return _Span(tp, replayed, first, end)
+
+
+async def _offset_at(consumer: AIOKafkaConsumer, tp: TopicPartition, ms: int | None) -> int:
+    """Return where the records from that time on begin, by the broker's clock; the log's end if `ms` is None."""
+    found = None if ms is None else (await consumer.offsets_for_times({tp: max(0, ms)}))[tp]
+    return int(found.offset if found else (await consumer.end_offsets([tp]))[tp])
+
+
+async def _live(consumer: AIOKafkaConsumer, tp: TopicPartition, span: _Span, from_ms: int) -> _Live:
     keys, features = [np.empty(0, np.int64)], [np.empty((0, len(FEATURES)), np.float32)]
-    async for records in read_to_end(consumer, tp, records_max=8_192):
+    start = await _offset_at(consumer, tp, from_ms - _CLOCKS_APART_MS)
+    async for records in read_to_end(consumer, tp, start=start, records_max=8_192):
         for record in records:
             table = feature_batch.decode(record.value)
-            keys.append(table["offset"].to_numpy() * _ELEMENTS + table["element"].to_numpy())
-            features.append(np.stack([table[name].to_numpy() for name in FEATURES], axis=1))
+            offset = table["offset"].to_numpy()
+            is_within = (span.first <= offset) & (offset < span.end)
+            if is_within.any():
+                rows = np.stack([table[name].to_numpy() for name in FEATURES], axis=1)
+                keys.append((offset * _ELEMENTS + table["element"].to_numpy())[is_within])
+                features.append(rows[is_within])
     key = np.concatenate(keys)
     order = np.argsort(key, kind="stable")
     return _Live(key[order], np.concatenate(features)[order])
 
 
 async def _compare(
-    consumer: AIOKafkaConsumer, tp: TopicPartition, table: StreamTable, live: _Live, found: Verified
-) -> None:
+    consumer: AIOKafkaConsumer, span: _Span, table: StreamTable, live: _Live, found: Verified
+) -> AsyncIterator[int]:
+    """Compare batch by batch, and yield the offset up to which that is done."""
     covered = np.zeros(live.key.size + 1, np.int64)  # +1 where rows of an event begin, −1 where they end
-    compare_from_ms = None
-    async for records in read_to_end(consumer, tp, records_max=8_192):
+    beginning = (await consumer.beginning_offsets([span.tp]))[span.tp]
+    # From the log's own first record, or 25 h behind one that retention has left first.
+    is_whole = span.replayed == 0 or span.replayed > beginning
+    compare_from_ms = 0 if is_whole else None
+    async for records in read_to_end(consumer, span.tp, start=span.replayed, records_max=8_192):
+        records = [record for record in records if record.offset < span.end]
+        if not records:
+            break
         if compare_from_ms is None:
-            compare_from_ms = 0 if records[0].offset == 0 else records[0].timestamp + REBUILD_MS
+            compare_from_ms = records[0].timestamp + REBUILD_MS
         replayed = advance(table, records)
         key = replayed.offset * _ELEMENTS + replayed.element
         first, last = np.searchsorted(live.key, key, "left"), np.searchsorted(live.key, key, "right")
@@ -101,10 +157,11 @@ async def _compare(
         np.add.at(covered, last, -1)
         time_of = {record.offset: record.timestamp for record in records}
         is_known = np.array([time_of[offset] >= compare_from_ms for offset in replayed.offset.tolist()], np.bool_)
-        is_known &= key <= live.key.max(initial=-1)  # what is newer, the worker has yet to do
+        is_known &= (span.first <= replayed.offset) & (key <= live.key.max(initial=-1))  # newer: yet to be done
         found.missing += int(np.count_nonzero(is_known & (first == last)))
-        _compare_rows(tp.partition, live, replayed, table.ids, first, np.where(is_known, last - first, 0), found)
-    if compare_from_ms == 0:
+        _compare_rows(span.tp.partition, live, replayed, table.ids, first, np.where(is_known, last - first, 0), found)
+        yield records[-1].offset + 1
+    if is_whole:
         found.unexplained += int(np.count_nonzero(covered.cumsum()[:-1] == 0))
 
 

@@ -237,12 +237,15 @@ async def consuming(consumer: "AIOKafkaConsumer") -> "AsyncIterator[AIOKafkaCons
 
 
 async def read_to_end(
-    consumer: "AIOKafkaConsumer", tp: "TopicPartition", *, records_max: int | None = None
+    consumer: "AIOKafkaConsumer", tp: "TopicPartition", *, start: int | None = None, records_max: int | None = None
 ) -> "AsyncIterator[list[ConsumerRecord[bytes | None, bytes | None]]]":
-    """Yield the records of a partition from its beginning to where it ends now, at most `records_max` at a time."""
+    """Yield the records of a partition, from `start` or its beginning to where it ends now, `records_max` at a time."""
     consumer.assign([tp])
     end = (await consumer.end_offsets([tp]))[tp]
-    await consumer.seek_to_beginning(tp)
+    if start is None:
+        await consumer.seek_to_beginning(tp)
+    else:
+        consumer.seek(tp, start)
     # Positions and not offsets of records: markers and compaction leave holes (quix-streams#1017).
     while await consumer.position(tp) < end:
         for records in (await consumer.getmany(timeout_ms=200, max_records=records_max)).values():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from infra.options import kafka_options, rules_option, time_zone_option
+from infra.options import kafka_options, rules_option, streams_max_option, time_zone_option
 from streams.kafka import KafkaSettings
 
 
@@ -16,9 +16,7 @@ from streams.kafka import KafkaSettings
 @click.option("--group", envvar="LINKCAST_GROUP", help="Consumer group; default: the prefix followed by 'worker'.")
 @time_zone_option
 @rules_option
-@click.option(
-    "--streams-max", default=200_000, show_default=True, type=click.IntRange(1), help="Streams a partition takes."
-)
+@streams_max_option
 @click.option(
     "--trusted-keys",
     envvar="LINKCAST_TRUSTED_KEYS",

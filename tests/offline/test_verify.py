@@ -1,10 +1,13 @@
 """`verify` finds one flipped bit, and nothing where live and replay agree."""
 
+import asyncio
+
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from offline.verify import NothingToVerify, verify
 from streams import feature_batch
@@ -23,9 +26,11 @@ EVENTS = [
 async def live_run(kafka: KafkaSettings, prefix: str, consume_all, *, flip: bool = False, drop: int = 0) -> None:
     """What a worker leaves on the topics, with one bit flipped or the last rows of a batch dropped on request."""
     async with AIOKafkaProducer(**kafka.client_arguments()) as producer:
-        for event in EVENTS:
-            await producer.send(f"{prefix}metrics", msgspec.json.encode(event), partition=1)
-        await producer.flush()
+        for half in (EVENTS[:200], EVENTS[200:]):
+            for event in half:
+                await producer.send(f"{prefix}metrics", msgspec.json.encode(event), partition=1)
+            await producer.flush()
+            await asyncio.sleep(0.002)  # the broker's clock tells the halves apart
         records = await consume_all(f"{prefix}metrics")
         table = StreamTable()
         for first in range(0, len(records), 150):
@@ -70,6 +75,45 @@ async def test_rows_that_were_never_written_are_missing(kafka, topics, consume_a
     await live_run(kafka, topics, consume_all, drop=9)
 
     assert (await verify(kafka, prefix=topics)).missing == 9
+
+
+async def test_a_span_is_compared_alone_with_windows_that_what_lies_before_has_filled(
+    kafka, topics, consume_all
+) -> None:
+    await live_run(kafka, topics, consume_all, flip=True)  # at offset 153
+    middle_ms = (await consume_all(f"{topics}metrics"))[200].timestamp
+    shares: list[float] = []
+
+    before = await verify(kafka, prefix=topics, until_ms=middle_ms)
+    after = await verify(kafka, prefix=topics, from_ms=middle_ms, progress=shares.append)
+
+    assert (before.events, before.differing, before.missing, before.unexplained) == (350, 1, 0, 0)
+    assert (after.events, after.differing, after.missing, after.unexplained) == (200, 0, 0, 0)
+    assert shares[-1] == 1
+
+
+async def test_where_retention_has_passed_the_beginning_the_first_day_is_not_compared(
+    kafka, topics, consume_all
+) -> None:
+    await live_run(kafka, topics, consume_all)
+    admin = AIOKafkaAdminClient(**kafka.client_arguments())
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(f"{topics}metrics", 1): RecordsToDelete(before_offset=10)})
+    finally:
+        await admin.close()
+
+    with pytest.raises(NothingToVerify, match="in this span"):
+        await verify(kafka, prefix=topics)
+
+
+async def test_streams_that_the_workers_refused_are_refused_by_the_replay(kafka, topics, consume_all) -> None:
+    await live_run(kafka, topics, consume_all)
+
+    found = await verify(kafka, prefix=topics, streams_max=5)
+
+    assert (found.differing, found.missing) == (0, 0)
+    assert found.unexplained > 0
 
 
 async def test_another_time_zone_shows_in_the_hour(kafka, topics, consume_all) -> None:
