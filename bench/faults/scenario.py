@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from bench.faults.feed import PARTITIONS, Feed
-from bench.faults.oracle import read
+from bench.faults.oracle import committed, read
 from infra.broker.process import EmbeddedBroker
 from infra.topics import apply_topics
 from streams.contract import LinkcastError
@@ -201,11 +201,18 @@ class Scenario:
         finally:
             await admin.close()
 
-    async def drain(self) -> None:
-        """With the feed at its end: let one clean worker finish, and stop it so that it hands its state over."""
+    async def drain(self, end_feed: Callable[[], Awaitable[None]]) -> None:
+        """Let one clean worker take all over and, with the feed at its end, finish and hand its state over."""
         await self.end_workers()
         worker = await self.start("--instance", "a")
         await worker.takes_over(more_than=PARTITIONS - 1)
+        # What it commits beyond the worker before it has put out: all that lies before is rebuilt then.
+        before = await committed(self.kafka, self.group, f"{self.prefix}metrics")
+        await _until(
+            lambda: _all_moved(self.offsets, before),
+            lambda: Stuck(f"committed {self.offsets} as before the last worker began; {worker.last_words()}"),
+        )
+        await end_feed()
         ends = {p: records[-1].offset + 1 for p, records in (await read(self.kafka, f"{self.prefix}metrics")).items()}
         await _until(
             lambda: self.offsets == ends,
@@ -233,15 +240,18 @@ def _sharing(answer: Any) -> int:
 
 @contextlib.asynccontextmanager
 async def fed(scenario: Scenario) -> AsyncIterator[Scenario]:
-    """Make the topics, feed and watch while the block runs, then drain; no worker is left behind."""
+    """Make the topics, feed and watch while the block runs, and until all is drained; no worker is left behind."""
     await apply_topics(scenario.kafka, scenario.prefix, partitions=PARTITIONS, replication=1)
     stop = asyncio.Event()
     feeding, watching = asyncio.create_task(scenario.feed.run(stop)), asyncio.create_task(scenario.watch())
-    try:
-        yield scenario
+
+    async def end_feed() -> None:
         stop.set()
         await feeding
-        await scenario.drain()
+
+    try:
+        yield scenario
+        await scenario.drain(end_feed)
     finally:
         await scenario.end_workers()
         for task in (feeding, watching):
