@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,16 @@ from infra.commands.bench.figures import report
 from online.bundle import Calibration, Training, write_bundle
 from online.keys import load_or_create_key
 
+ROOT = Path(__file__).parents[1]
 MS, S = 1_000_000, 1_000_000_000
+
+
+@pytest.mark.parametrize("package", ["streams", "online", "offline", "lambda_adapter", "infra", "bench"])
+def test_each_folder_of_modules_is_a_package(package):
+    """Else a doctest gives its modules a second name, which numba's cache hands to processes that know the first."""
+    folders = {path.parent for path in (ROOT / package).rglob("*.py")}
+
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
 def quiet_but_for(*stolen, n=10):

@@ -1,0 +1,1 @@
+"""Benchmarks, fault injection and the peers: run from a checkout, not installed."""
