@@ -99,7 +99,7 @@ _PLACES = {
 
 
 def _not_installed(error: ModuleNotFoundError) -> Exception:
-    if error.name is None or error.name.split(".")[0] in ("streams", "online", "offline", "infra"):
+    if error.name is None or error.name.split(".")[0] in ("streams", "online", "offline", "lambda_adapter", "infra"):
         return error  # a bug of ours: its traceback is wanted
     return click.ClickException(
         f"this needs the package {error.name}: in the checkout, 'make setup' installs what Kafka, worker and models "

@@ -169,10 +169,11 @@ def run(
 
 
 def _check_environment(kafka: KafkaSettings) -> None:
-    """Raise `SettingsRefused` for what linkcast's own handler would fail at in each invocation, for ever.
+    """Raise `SettingsRefused` or `AwsRefused` for what our own handler would fail at in each invocation, for ever.
 
     Where the environment names no cluster for its dead letters, it is the one that is read.
     """
+    from infra.aws import check_login
     from lambda_adapter.settings import Settings
 
     if not os.environ.get("LINKCAST_BOOTSTRAP"):
@@ -180,6 +181,7 @@ def _check_environment(kafka: KafkaSettings) -> None:
         os.environ["LINKCAST_SECURITY_PROTOCOL"] = kafka.security_protocol
         os.environ["LINKCAST_SASL_MECHANISM"] = kafka.sasl_mechanism or ""
     Settings.from_environment(os.environ)
+    check_login()
 
 
 def _function(handler: str, *, in_process: bool, timeout_s: float) -> "Function":

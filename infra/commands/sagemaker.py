@@ -85,7 +85,7 @@ def submit(wait: bool, as_json: bool, hours_max: float, **of_job: Any) -> None:
     """
     import json
 
-    from infra.sagemaker.aws import client, in_words
+    from infra.aws import client, in_words
     from infra.sagemaker.training import TrainingSettings, await_job
     from infra.sagemaker.training import submit as submit_job
 
@@ -135,7 +135,7 @@ def promote(
     """
     import json
 
-    from infra.sagemaker.aws import client, in_words
+    from infra.aws import client, in_words
     from infra.sagemaker.deployment import EndpointSettings
     from infra.sagemaker.promotion import Clients, Promotion
     from infra.sagemaker.published import read

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from infra.aws import is_missing
 from infra.sagemaker import deployment
 from infra.sagemaker.archive import archive, upload
-from infra.sagemaker.aws import is_missing
 from infra.sagemaker.deployment import EndpointSettings, Request
 from infra.sagemaker.golden import Asked, ask_golden, publish
 from infra.sagemaker.trust import as_pem

@@ -11,7 +11,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from infra.sagemaker.aws import is_missing
+from infra.aws import is_missing
 from infra.sagemaker.deployment import NUMBA_CACHE, Request
 from streams.contract import LinkcastError
 

@@ -159,6 +159,29 @@ def test_linkcasts_own_handler_without_its_settings_is_one_line_and_no_invocatio
 
 
 @pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "no AWS region: set AWS_DEFAULT_REGION"),
+        ({"AWS_DEFAULT_REGION": "eu-central-1"}, "no AWS credentials here"),
+    ],
+)
+def test_linkcasts_own_handler_without_a_login_to_aws_is_one_line_and_no_invocation(
+    given, words, monkeypatch, tmp_path
+):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    settings = {"LINKCAST_TABLE": "insights", "LINKCAST_BUS": "alerts", "LINKCAST_DEAD_TOPIC": "predictions.dead"}
+    nowhere = {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in (settings | nowhere | given).items():
+        monkeypatch.setenv(name, value)
+
+    result = CliRunner().invoke(main, ["lambda", "run", "--bootstrap", "127.0.0.1:1"])
+
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(
     ("option", "value", "words"),
     [
         ("--batch-size", "10001", "BatchSize 10001: AWS takes 1 to 10,000"),

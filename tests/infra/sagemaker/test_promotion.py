@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 
+from infra.aws import AwsRefused, in_words
 from infra.sagemaker import deployment
 from infra.sagemaker.archive import ArchiveRefused, archive, upload
-from infra.sagemaker.aws import AwsRefused, in_words
 from infra.sagemaker.deployment import EndpointSettings
 from infra.sagemaker.golden import ask_golden, publish
 from infra.sagemaker.promotion import Clients, Promotion, PromotionFailed

@@ -23,6 +23,15 @@ def client(service: str) -> Any:
         return boto3.client(service, config=_BOUNDED)
 
 
+def check_login() -> None:
+    """Raise `AwsRefused` where no call could be made, for want of a region or of credentials."""
+    with in_words():
+        session = boto3.session.Session()
+        session.client("dynamodb")  # sts would do without a region
+        if session.get_credentials() is None:
+            raise NoCredentialsError
+
+
 @contextmanager
 def in_words() -> Iterator[None]:
     """Raise `AwsRefused` for whatever AWS or the way to it answers with."""
