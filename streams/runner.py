@@ -111,11 +111,16 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 await _until(stop, asyncio.sleep(1.0))
             except FAILED as error:
                 # Nothing uncommitted is trusted: the next session reads it again.
-                pause_s = 1.0 if time.monotonic() - began_at > PAUSE_S_MAX else min(PAUSE_S_MAX, 2 * pause_s)
+                pause_s = 1.0 if self._has_worked_since(began_at) else min(PAUSE_S_MAX, 2 * pause_s)
                 log.warning("Kafka failed (%r): going on from the committed offsets in %g s", error, pause_s)
                 await _until(stop, asyncio.sleep(pause_s))
             finally:
                 await self._let_go()
+
+    def _has_worked_since(self, began_at: float) -> bool:
+        """Return whether a session was more than an attempt: one that keeps failing is tried ever more seldom."""
+        has_committed = any(task.member_at > began_at for task in self._tasks.values())
+        return has_committed or time.monotonic() - began_at > PAUSE_S_MAX
 
     async def _session(self, stop: asyncio.Event) -> None:
         async with self._clients() as (consumer, producer):
@@ -144,7 +149,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                         snapshot_at = time.monotonic() + SNAPSHOT_S
                 self._progressed_at = time.monotonic()
             async with self._turn:
-                await self._each(Task.hand_over, seconds=HANDOVER_S_MAX)
+                await self._hand_over()
 
     @contextlib.asynccontextmanager
     async def _clients(self) -> AsyncIterator[tuple[AIOKafkaConsumer, AIOKafkaProducer]]:
@@ -265,6 +270,20 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         except TimeoutError:
             raise KafkaTimeoutError(f"no acknowledgement within {seconds:g} s") from None
 
+    async def _hand_over(self) -> None:
+        """Hand every partition over, whatever becomes of another; then raises what the first of them raised."""
+        failures: list[Exception] = []
+
+        async def hand_over(task: Task) -> None:
+            try:
+                await task.hand_over()
+            except FAILED as failure:
+                failures.append(failure)
+
+        await self._each(hand_over, seconds=HANDOVER_S_MAX)
+        if failures:
+            raise failures[0]
+
     async def _let_go(self) -> None:
         """Forget every partition, whatever is under way."""
         tasks = list(self._tasks.values())
@@ -275,7 +294,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         """Finish the batch under way, commit, and let go of every partition."""
         async with self._turn:
             try:
-                await self._each(Task.hand_over, seconds=HANDOVER_S_MAX)
+                await self._hand_over()
             except FAILED as error:
                 log.warning("not all was handed over (%r): the next owner does it again", error)
             finally:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.errors import KafkaError
 
 import online.worker
 from online.publish import publish
@@ -16,6 +17,8 @@ from streams import runner
 from streams.contract import Prediction
 from streams.membership import GroupRefused
 from streams.recovery import GapRefused
+from streams.snapshot import manifest_in
+from streams.state_topic import of_group
 from streams.task import Task
 from tests.online.test_worker import (
     assert_features_are_those_of_backfill,
@@ -296,6 +299,53 @@ async def test_a_stop_waits_no_longer_than_a_handover_may_take(world, monkeypatc
         await world.until_predicted(24)
 
     assert "the next owner does it again" in caplog.text
+
+
+async def test_a_session_that_fails_after_it_has_committed_is_not_paused_for_longer_than_the_one_before(
+    world, monkeypatch, caplog
+) -> None:
+    begin_commit = Task.begin_commit
+
+    async def fails_once(task) -> None:
+        monkeypatch.setattr(Task, "begin_commit", begin_commit)
+        await begin_commit(task)
+        raise KafkaError("now and then")
+
+    await world.put_events(fabric(1, steps=2))
+    async with world.worker(instance="a"):
+        for times in (1, 2):
+            await world.until(lambda: all_is_committed(world))
+            monkeypatch.setattr(Task, "begin_commit", fails_once)
+            await world.until(lambda times=times: said(caplog, "now and then", times=times))
+            await world.put_events(fabric(1, start=2 * times, steps=2))
+        await world.until(lambda: all_is_committed(world))
+
+    assert caplog.text.count("going on from the committed offsets in 1 s") == 2
+
+
+async def test_a_partition_that_can_not_be_handed_over_does_not_cut_off_the_others(world, monkeypatch, caplog) -> None:
+    hand_over = Task.hand_over
+
+    async def fails_for_the_first(task) -> None:
+        if task.tp.partition == 0:
+            raise KafkaError("not this one")
+        await hand_over(task)
+
+    monkeypatch.setattr(Task, "hand_over", fails_for_the_first)
+    async with world.worker():
+        await world.put_events(fabric(1, steps=2))
+        await world.until_predicted(24)
+
+    assert "not this one" in caplog.text
+    _, ends = await world.committed_and_ends()
+    assert await snapshot_at(world, 1) == ends[TopicPartition(f"{world.prefix}metrics", 1)]
+
+
+async def snapshot_at(world, partition: int) -> int:
+    records = {r.key: r.value for r in await world.records("state") if r.partition == partition}
+    manifest = manifest_in(of_group(f"{world.prefix}worker", records))
+    assert manifest
+    return manifest.next_offset
 
 
 async def test_a_commit_that_nobody_acknowledges_ends_the_session_and_the_next_does_it_again(
