@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.faults import kinds
+from bench.faults.models import loader
 from bench.faults.oracle import Verdict, judge
 from bench.faults.scenario import Fault, FaultDidNotFire, Scenario, fed
-from infra.broker.process import EmbeddedBroker
+from infra.broker.process import EmbeddedBroker, PortTaken
 from online.prediction_json import compile_encoder
 from streams.kafka import KafkaSettings
 from streams.stream_table import compile_kernel
+
+PORTS = range(20_000, 30_000)
+"""Below those that Linux and others give to whoever asks for any, as each worker does for its health."""
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ KINDS: dict[str, Plan] = {
     "exactly once: at random": Plan(kinds.kill_at_random, 12, exactly_once=True),
     "SIGSTOP past the session": Plan(kinds.zombie, 10),
     "exactly once: SIGSTOP": Plan(kinds.zombie, 6, exactly_once=True),
+    "SIGKILL at a new model": Plan(kinds.model_changed, 12),
+    "exactly once: new model": Plan(kinds.model_changed, 8, exactly_once=True),
     "join and leave": Plan(kinds.join_and_leave, 12),
     "exactly once: join, leave": Plan(kinds.join_and_leave, 8, exactly_once=True),
     "connection cut": Plan(kinds.connection_cut, 12),
@@ -130,11 +136,19 @@ def _kept(home: Path) -> Path:
 @contextlib.asynccontextmanager
 async def _broker(home: Path) -> AsyncIterator[EmbeddedBroker]:
     broker = EmbeddedBroker(home)
-    await asyncio.to_thread(broker.up)
+    await asyncio.to_thread(_up, broker)
     try:
         yield broker
     finally:
         await asyncio.to_thread(broker.down)
+
+
+def _up(broker: EmbeddedBroker) -> None:
+    """Start a broker at a port that nobody is given by chance while it is dead: it has to come back there."""
+    while True:
+        with contextlib.suppress(PortTaken):
+            broker.up(port=random.choice(PORTS))
+            return
 
 
 async def _one(broker: EmbeddedBroker, home: Path, name: str, n: int, rng: random.Random) -> Result:
@@ -145,7 +159,7 @@ async def _one(broker: EmbeddedBroker, home: Path, name: str, n: int, rng: rando
     scenario = Scenario(broker, kafka, f"{home.name}.", home, rng, exactly_once=plan.exactly_once)
     async with fed(scenario):
         await plan.kind(scenario, n)
-    verdict = await judge(scenario.kafka, scenario.prefix, scenario.group, rng)
+    verdict = await judge(scenario.kafka, scenario.prefix, scenario.group, rng, model=loader(home))
     if verdict.dead.get("from_the_future", 0) != scenario.from_the_future or len(scenario.faults) != n:
         raise FaultDidNotFire(
             f"{name}: {len(scenario.faults)} of {n} faults fired, and of {scenario.from_the_future} events from the "

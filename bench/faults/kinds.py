@@ -21,7 +21,7 @@ Tampering = Callable[[bytes, random.Random], bytes | None]
 
 AT_HANDOVER = ("snapshot_taken", "snapshot_half_sent", "snapshot_sent", "snapshot_written")
 """Steps that a stop comes to at once, and a running worker every 10 s."""
-AT_FIRST = "turn_noted"
+AT_NEW_MODEL = "turn_noted"
 """The step that only the first worker on a topic comes to, and one with a new model."""
 EXACTLY_ONCE = "offsets_sent"
 """The step that only a worker with transactional outputs comes to."""
@@ -36,13 +36,15 @@ BURST = 4_000
 
 async def kill_at_each_step(scenario: Scenario, n: int) -> None:
     """SIGKILL a worker where it comes to a step of the commit sequence, all steps in turn."""
-    worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_FIRST}:1")
+    worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_NEW_MODEL}:1")
     await worker.ended(-signal.SIGKILL)
     scenario.struck()
     worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_FIRST_SNAPSHOT}:1")
     await worker.ended(-signal.SIGKILL)  # one partition is committed and has no snapshot: what comes next rebuilds it
     scenario.struck()
-    steps = [step for step in reversed(STEPS) if step != AT_FIRST and (scenario.exactly_once or step != EXACTLY_ONCE)]
+    steps = [
+        step for step in reversed(STEPS) if step != AT_NEW_MODEL and (scenario.exactly_once or step != EXACTLY_ONCE)
+    ]
     for step in itertools.islice(itertools.cycle(steps), n - 2):
         times = 1 if step == AT_REBUILD else scenario.rng.randint(1, 2 if step in AT_TAKEOVER + AT_HANDOVER else 4)
         worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{step}:{times}")
@@ -65,7 +67,7 @@ async def kill_at_random(scenario: Scenario, n: int) -> None:
 
 
 async def zombie(scenario: Scenario, n: int) -> None:
-    """SIGSTOP one of two workers until the other has its partitions, then SIGCONT."""
+    """SIGSTOP one of two workers until the other has its partitions and a new model, then SIGCONT."""
     workers = [await scenario.start("--instance", "a"), await scenario.start()]
     for worker in workers:
         await worker.takes_over(more_than=0)
@@ -77,9 +79,28 @@ async def zombie(scenario: Scenario, n: int) -> None:
         scenario.struck()
         await scenario.shared_among(1)
         await scenario.moved()
+        is_known_to = await scenario.publish_model()
+        await is_known_to(workers[1 - i % 2])
         await asyncio.sleep(scenario.rng.uniform(0, 2))
         stopped.send(signal.SIGCONT)
         await stopped.takes_over(more_than=before)
+
+
+async def model_changed(scenario: Scenario, n: int) -> None:
+    """Publish a new model and SIGKILL the worker: before the first output that rests on it, or once it has it."""
+    for _ in range(n):
+        if scenario.rng.random() < 0.5:
+            await scenario.publish_model()
+            worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_NEW_MODEL}:1")
+            await worker.ended(-signal.SIGKILL)
+            scenario.struck()
+        else:
+            worker = await scenario.start("--instance", "a")
+            await worker.takes_over(more_than=feed.PARTITIONS - 1)
+            is_known_to = await scenario.publish_model()
+            await is_known_to(worker)
+            await asyncio.sleep(scenario.rng.uniform(0, 1))
+            await scenario.kill(worker)
 
 
 async def join_and_leave(scenario: Scenario, n: int) -> None:

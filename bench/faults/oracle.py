@@ -1,8 +1,9 @@
 """The oracle: the same log through the pure processor, and what the workers left in Kafka held against it."""
 
+import bisect
 import itertools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +13,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from bench.faults.feed import PARTITIONS
 from online.champion import Champion
 from online.episodes import Episodes
+from online.scoring import Scorer
 from online.worker import ScoredPartition
 from streams.contract import FEATURES
 from streams.feature_batch import decode
 from streams.kafka import KafkaSettings
 from streams.snapshot import Chunks, SnapshotRefused, chunks_in, ids_in, manifest_in
-from streams.state_topic import of_group
+from streams.state_topic import TURNS, of_group
 from streams.stream_table import StreamTable
 
 OUTPUTS = ("predictions", "features", "metrics.dead")
@@ -36,22 +38,31 @@ class Verdict(NamedTuple):
     dead: dict[str, int]  # the oracle's dead letters by reason
 
 
-async def judge(kafka: KafkaSettings, prefix: str, group: str, rng: random.Random) -> Verdict:
-    """Compare what is in Kafka with what the log of `metrics` gives in batches cut at random; all is at rest."""
+async def judge(
+    kafka: KafkaSettings, prefix: str, group: str, rng: random.Random, *, model: Callable[[str], Scorer]
+) -> Verdict:
+    """Compare what is in Kafka with what the log of `metrics` gives in batches cut at random; all is at rest.
+
+    From which offset on which model scores is what the workers have on record; `model` reads one by its version.
+    """
+    champion = Champion()
+    champion.load = model
     log = await read(kafka, f"{prefix}metrics")
     expected: dict[Identity, bytes] = {}
     wrong = 0
     offsets = await committed(kafka, group, f"{prefix}metrics")
     state = await read(kafka, f"{prefix}state")
     for p, records in log.items():
-        owner = ScoredPartition(p, topic=f"{prefix}metrics", table=StreamTable(), champion=Champion())
-        for messages_by_topic in (*(owner.advance(batch).messages for batch in _cut(records, rng)), owner.flush()):
+        newest = of_group(group, {record.key: record.value for record in state[p]})
+        owner = ScoredPartition(p, topic=f"{prefix}metrics", table=StreamTable(), champion=champion)
+        owner.recall(newest[TURNS])
+        batches = _cut(records, owner.turns(), rng)
+        for messages_by_topic in (*(owner.advance(batch).messages for batch in batches), owner.flush()):
             for topic, messages in messages_by_topic.items():
                 for message in messages:
                     expected |= _outputs(topic, p, message.value or b"", dict(message.headers or ()))
         end = records[-1].offset + 1
         wrong += offsets.get(p) != end
-        newest = of_group(group, {record.key: record.value for record in state[p]})
         wrong += _differing(owner.take()[0], newest, end)
     sent, unlike, found = 0, 0, set()
     for topic in OUTPUTS:
@@ -99,9 +110,15 @@ async def committed(kafka: KafkaSettings, group: str, topic: str) -> dict[int, i
     return {tp.partition: at.offset for tp, at in offsets.items() if tp.topic == topic}
 
 
-def _cut(records: list[Any], rng: random.Random) -> Iterable[list[Any]]:
-    rest = iter(records)
-    return iter(lambda: list(itertools.islice(rest, rng.randint(1, 2_000))), [])
+def _cut(records: list[Any], turns: Sequence[int], rng: random.Random) -> Iterator[list[Any]]:
+    """Yield batches of any size, of which none has two models."""
+    offsets = [record.offset for record in records]
+    edges = [bisect.bisect_left(offsets, turn) for turn in turns]
+    begin = 0
+    while begin < len(records):
+        end = min([begin + rng.randint(1, 2_000), *(edge for edge in edges if edge > begin)])
+        yield records[begin:end]
+        begin = end
 
 
 def _outputs(topic: str, partition: int, value: bytes, headers: Mapping[str, bytes]) -> dict[Identity, bytes]:

@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from bench.faults.feed import PARTITIONS, Feed
+from bench.faults.models import bundles
 from bench.faults.oracle import committed, read
 from infra.broker.process import EmbeddedBroker
 from infra.topics import apply_topics
+from online.publish import publish
 from streams.contract import LinkcastError
 from streams.kafka import KafkaSettings, await_broker
 
@@ -111,6 +113,7 @@ class Scenario:
     rng: random.Random
     exactly_once: bool = False
     feed: Feed = field(init=False)
+    bundles: Iterator[Path] = field(init=False)
     faults: list[Fault] = field(default_factory=list)
     offsets: dict[int, int] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
@@ -120,6 +123,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
+        self.bundles = bundles(self.home, self.rng.getrandbits(32))
         self.feed = Feed(self.kafka, f"{self.prefix}metrics", random.Random(self.rng.random()))
 
     @property
@@ -141,6 +145,12 @@ class Scenario:
             )  # fmt: skip
         self.workers.append(Worker(process, log))
         return self.workers[-1]
+
+    async def publish_model(self) -> Callable[[Worker], Awaitable[None]]:
+        """Publish a model that was never there before; return what waits until a worker scores with it."""
+        bundle = await asyncio.to_thread(next, self.bundles)
+        await publish(self.kafka, prefix=self.prefix, bundle=bundle, published_at=time.time_ns() // 1_000_000)
+        return lambda worker: worker.says(f"model {bundle.name} scores from now on")
 
     def struck(self) -> None:
         """Note a fault that has fired just now."""

@@ -43,7 +43,7 @@ class BrokerFailed(LinkcastError):
 
 
 class PortTaken(BrokerFailed):
-    """Another program was quicker at a port that was free when it was chosen."""
+    """Another program has the port that was asked for, or was quicker at one that was free when it was chosen."""
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,7 +257,7 @@ def _end(running: Running) -> None:
 def _choose_ports(port: int | None, last: Running | None) -> tuple[int, int]:
     """Return the clients' port and the controller's: the given one, else the last ones while they are free."""
     if port is not None and not _is_free(port):
-        raise BrokerFailed(f"port {port} is taken: choose another by --port, or leave it out for any free one")
+        raise PortTaken(f"port {port} is taken: choose another by --port, or leave it out for any free one")
     with socket.socket() as any_one, socket.socket() as any_other:  # both held, so that they differ
         any_one.bind(("127.0.0.1", 0))
         any_other.bind(("127.0.0.1", 0))

@@ -158,6 +158,12 @@ class Group:
     async def moved(self) -> None:
         assert self.faults
 
+    async def publish_model(self):
+        return self.knows_model
+
+    async def knows_model(self, worker: "Group") -> None:
+        assert self.members == 1
+
 
 async def test_a_stopped_worker_is_continued_once_the_group_has_gone_on_without_it(monkeypatch) -> None:
     async def at_once(seconds: float) -> None:
