@@ -28,7 +28,7 @@ def command(
 
     \b
         linkcast bench hop --events 1000000 --json
-        linkcast bench hop --events 4000000 --streams 1000000
+        linkcast bench hop --events 8000000 --streams 1000000
     """
     with checkout():
         from bench.hop import bench
