@@ -40,7 +40,7 @@ demo: .venv/demo  ## real Kafka, a simulated fabric, a fresh model, a fault call
 test: .venv/dev  ## tests, doctests and small benchmarks
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-faults: .venv/dev  ## 232 faults against real workers and brokers, one table; ARGS="--seed N --tries N --kind NAME"
+test-faults: .venv/dev  ## 252 faults against real workers and brokers, one table; ARGS="--seed N --tries N --kind NAME"
 	@$(BIN)/python -m bench.faults $(ARGS)
 
 lint: .venv/dev  ## format, lint, strict types, import rules

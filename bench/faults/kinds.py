@@ -96,7 +96,7 @@ async def model_changed(scenario: Scenario, n: int) -> None:
             scenario.struck()
         else:
             worker = await scenario.start("--instance", "a")
-            await worker.takes_over(more_than=feed.PARTITIONS - 1)
+            await scenario.moved()
             is_known_to = await scenario.publish_model()
             await is_known_to(worker)
             await asyncio.sleep(scenario.rng.uniform(0, 1))
