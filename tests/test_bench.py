@@ -26,13 +26,12 @@ from bench import (
     spec_pandas,
     verify,
 )
+from bench.faults.models import bundles
 from bench.open_loop import Flow, Flowed
 from bench.void import Seconds
 from infra.command import main
 from infra.commands.bench import command
 from infra.commands.bench.figures import report
-from online.bundle import Calibration, Training, write_bundle
-from online.keys import load_or_create_key
 
 ROOT = Path(__file__).parents[1]
 MS, S = 1_000_000, 1_000_000_000
@@ -54,19 +53,7 @@ def quiet_but_for(*stolen, n=10):
 @pytest.fixture
 def bundle(tmp_path):
     """A few trees, in the folders that `linkcast train` makes."""
-    rng = np.random.default_rng(1)
-    classifier, risk = score.boosters(rng, trees=5, depth=4)
-    return write_bundle(
-        tmp_path / "models",
-        classifier=classifier,
-        risk=risk,
-        calibration=Calibration(risk_slope=1.0, risk_intercept=0.0, class_scale=1.0, class_offset=(0.0,) * 11),
-        training=Training(source="a toy", start=0, end=1, rows=20_000, horizon_ms=3_600_000, base_rate=0.3),
-        evaluation={},
-        golden_rows=rng.normal(size=(40, 24)).astype(np.float32),
-        created_at=cluster.START_MS,
-        key=load_or_create_key(tmp_path / "keys" / "signing.key"),
-    )
+    return next(bundles(tmp_path, seed=1))
 
 
 def test_hop_scores_each_event_once_by_the_model(bundle):

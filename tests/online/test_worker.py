@@ -250,7 +250,7 @@ async def test_a_worker_that_joins_and_leaves_loses_and_changes_nothing(world, c
 
 
 async def test_kill_9_in_mid_stream_loses_and_changes_nothing_and_sigterm_is_a_clean_end(world) -> None:
-    first, second = fabric(8), fabric(9, start=60)
+    first, second, third = fabric(8), fabric(9, start=60), fabric(10, start=120)
     await world.put_events(first)
     killed = await world.process("--instance", "a")
     try:
@@ -259,9 +259,10 @@ async def test_kill_9_in_mid_stream_loses_and_changes_nothing_and_sigterm_is_a_c
     finally:
         killed.kill()
         assert await killed.wait() == -signal.SIGKILL
+    await world.put_events(third)  # which the killed one can't have predicted, however late it was killed
     after = await world.process("--instance", "a")
     try:
-        await world.until_predicted(len(first) + len(second))
+        await world.until_predicted(len(first) + len(second) + len(third))
         after.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
             assert await after.wait() == 0
