@@ -107,6 +107,7 @@ async def test_processes_share_the_partitions_restart_what_is_killed_and_end_tog
             env={**os.environ, "LINKCAST_HOME": str(tmp_path)},
         )  # fmt: skip
     try:
+        await until_said(log, "health: ", times=2)  # both, since one alone may have taken both partitions
         await until_said(log, "reading from", times=2)
         children = psutil.Process(parent.pid).children()
         assert len(children) == 2
