@@ -27,7 +27,8 @@ def check_login() -> None:
     """Raise `AwsRefused` where no call could be made, for want of a region or of credentials."""
     with in_words():
         session = boto3.session.Session()
-        session.client("dynamodb")  # sts would do without a region
+        if session.region_name is None:
+            raise NoRegionError
         if session.get_credentials() is None:
             raise NoCredentialsError
 

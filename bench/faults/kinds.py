@@ -37,11 +37,9 @@ BURST = 4_000
 async def kill_at_each_step(scenario: Scenario, n: int) -> None:
     """SIGKILL a worker where it comes to a step of the commit sequence, all steps in turn."""
     worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_NEW_MODEL}:1")
-    await worker.ended(-signal.SIGKILL)
-    scenario.struck()
+    await scenario.killed(worker)
     worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_FIRST_SNAPSHOT}:1")
-    await worker.ended(-signal.SIGKILL)  # one partition is committed and has no snapshot: what comes next rebuilds it
-    scenario.struck()
+    await scenario.killed(worker)  # one partition is committed and has no snapshot: what comes next rebuilds it
     steps = [
         step for step in reversed(STEPS) if step != AT_NEW_MODEL and (scenario.exactly_once or step != EXACTLY_ONCE)
     ]
@@ -52,8 +50,7 @@ async def kill_at_each_step(scenario: Scenario, n: int) -> None:
             await worker.takes_over(more_than=feed.PARTITIONS - 1)
             await scenario.moved()
             worker.send(signal.SIGTERM)
-        await worker.ended(-signal.SIGKILL)
-        scenario.struck()
+        await scenario.killed(worker)
 
 
 async def kill_at_random(scenario: Scenario, n: int) -> None:
@@ -79,8 +76,7 @@ async def zombie(scenario: Scenario, n: int) -> None:
         scenario.struck()
         await scenario.shared_among(1)
         await scenario.moved()
-        is_known_to = await scenario.publish_model()
-        await is_known_to(workers[1 - i % 2])
+        await workers[1 - i % 2].scores_with(await scenario.publish_model())
         await asyncio.sleep(scenario.rng.uniform(0, 2))
         stopped.send(signal.SIGCONT)
         await stopped.takes_over(more_than=before)
@@ -92,13 +88,11 @@ async def model_changed(scenario: Scenario, n: int) -> None:
         if scenario.rng.random() < 0.5:
             await scenario.publish_model()
             worker = await scenario.start("--instance", "a", LINKCAST_FAIL_AT=f"{AT_NEW_MODEL}:1")
-            await worker.ended(-signal.SIGKILL)
-            scenario.struck()
+            await scenario.killed(worker)
         else:
             worker = await scenario.start("--instance", "a")
             await scenario.moved()
-            is_known_to = await scenario.publish_model()
-            await is_known_to(worker)
+            await worker.scores_with(await scenario.publish_model())
             await asyncio.sleep(scenario.rng.uniform(0, 1))
             await scenario.kill(worker)
 

@@ -1,5 +1,6 @@
 """Models for the workers of a scenario, each of them new, and for the oracle by their versions."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,23 +16,21 @@ from online.scoring import Scorer
 def bundles(home: Path, seed: int) -> Iterator[Path]:
     """Yield bundles without end, of two small models in turn, signed by the key that the workers of `home` trust."""
     rng = np.random.default_rng(seed)
-    boosters = [score.boosters(rng, trees=5, depth=4) for _ in range(2)]
+    key = load_or_create_key(home / "keys" / "signing.key")
     golden_rows = rng.normal(size=(40, 24)).astype(np.float32)
-    created_at = START_MS
-    while True:
-        for classifier, risk in boosters:
-            created_at += 1
-            yield write_bundle(
-                home / "models",
-                classifier=classifier,
-                risk=risk,
-                calibration=Calibration(risk_slope=1, risk_intercept=0, class_scale=1, class_offset=(0,) * 11),
-                training=Training(source="a toy", start=0, end=1, rows=20_000, horizon_ms=1, base_rate=0.5),
-                evaluation={},
-                golden_rows=golden_rows,
-                created_at=created_at,
-                key=load_or_create_key(home / "keys" / "signing.key"),
-            )
+    boosters = itertools.cycle(score.boosters(rng, trees=5, depth=4) for _ in range(2))
+    for created_at, (classifier, risk) in enumerate(boosters, START_MS):
+        yield write_bundle(
+            home / "models",
+            classifier=classifier,
+            risk=risk,
+            calibration=Calibration(risk_slope=1, risk_intercept=0, class_scale=1, class_offset=(0,) * 11),
+            training=Training(source="a toy", start=0, end=1, rows=20_000, horizon_ms=1, base_rate=0.5),
+            evaluation={},
+            golden_rows=golden_rows,
+            created_at=created_at,
+            key=key,
+        )
 
 
 def loader(home: Path) -> Callable[[str], Scorer]:

@@ -85,6 +85,10 @@ class Worker:
         """Wait until it has taken over partitions more often than that."""
         await self.says(TOOK_OVER, more_than=more_than)
 
+    async def scores_with(self, model: str) -> None:
+        """Wait until it has taken up that version."""
+        await self.says(f"model {model} scores from now on")
+
     def last_words(self) -> str:
         """Return the end of its log."""
         return f"its log ends with:\n{self.log.read_text(errors='replace')[-2_000:]}"
@@ -146,11 +150,11 @@ class Scenario:
         self.workers.append(Worker(process, log))
         return self.workers[-1]
 
-    async def publish_model(self) -> Callable[[Worker], Awaitable[None]]:
-        """Publish a model that was never there before; return what waits until a worker scores with it."""
+    async def publish_model(self) -> str:
+        """Publish a model that was never there before; return its version."""
         bundle = await asyncio.to_thread(next, self.bundles)
         await publish(self.kafka, prefix=self.prefix, bundle=bundle, published_at=time.time_ns() // 1_000_000)
-        return lambda worker: worker.says(f"model {bundle.name} scores from now on")
+        return bundle.name
 
     def struck(self) -> None:
         """Note a fault that has fired just now."""
@@ -182,6 +186,10 @@ class Scenario:
     async def kill(self, worker: Worker) -> None:
         """SIGKILL a worker and note it."""
         worker.send(signal.SIGKILL)
+        await self.killed(worker)
+
+    async def killed(self, worker: Worker) -> None:
+        """Wait for the end of a worker by SIGKILL, its own at a fail point for one, and note it."""
         await worker.ended(-signal.SIGKILL)
         self.struck()
 

@@ -165,14 +165,9 @@ def test_linkcasts_own_handler_without_its_settings_is_one_line_and_no_invocatio
         ({"AWS_DEFAULT_REGION": "eu-central-1"}, "no AWS credentials here"),
     ],
 )
-def test_linkcasts_own_handler_without_a_login_to_aws_is_one_line_and_no_invocation(
-    given, words, monkeypatch, tmp_path
-):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
+def test_linkcasts_own_handler_without_a_login_to_aws_is_one_line_and_no_invocation(given, words, no_aws, monkeypatch):
     settings = {"LINKCAST_TABLE": "insights", "LINKCAST_BUS": "alerts", "LINKCAST_DEAD_TOPIC": "predictions.dead"}
-    nowhere = {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
-    for name, value in (settings | nowhere | given).items():
+    for name, value in (settings | given).items():
         monkeypatch.setenv(name, value)
 
     result = CliRunner().invoke(main, ["lambda", "run", "--bootstrap", "127.0.0.1:1"])

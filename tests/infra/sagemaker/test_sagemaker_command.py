@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 
 import boto3
 import pytest
@@ -51,13 +50,8 @@ def test_submitting_a_job_again_only_waits_for_it(aws):
     assert "there already" in result.stderr
 
 
-def test_without_credentials_it_is_one_line(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    given = {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+def test_without_credentials_it_is_one_line(no_aws, monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
     result = run(*SUBMIT)
 
