@@ -8,10 +8,10 @@ one event after another, so the edges of a batch never show.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import inlined, kernel
 from streams.snapshot import Chunks, Part, put
 
 CHANGES = ("", "opened", "worsened", "eased", "closed")
@@ -59,11 +59,11 @@ class Episodes:
         All arrays have shape (n,); event times of a stream rise. The start is -1 outside an episode; the event that
         closes one is still part of it. An episode is named by `episode_id`.
         """
-        slots = np.ascontiguousarray(slots, np.int64)
-        self._make_room(int(slots.max(initial=-1)) + 1)
-        change, opened_at = np.empty(slots.size, np.int8), np.empty(slots.size, np.int64)
-        _advance(self._state, slots, ts, risk, change, opened_at)
-        self._dirty[0] |= slots.size > 0
+        of = np.ascontiguousarray(slots, np.int64)
+        self._make_room(int(of.max(initial=-1)) + 1)
+        change, opened_at = np.empty(of.size, np.int8), np.empty(of.size, np.int64)
+        _advance(self._state, of, ts, risk, change, opened_at)
+        self._dirty[0] |= of.size > 0
         return change, opened_at
 
     def under_way(self, n_streams: int) -> NDArray[np.bool_]:
@@ -104,7 +104,7 @@ def episode_id(stream_id: str, opened_at: int) -> str:
     return f"{stream_id}@{opened_at}"
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _advance(
     state: _State,
     slots: NDArray[np.int64],
@@ -123,12 +123,12 @@ def _advance(
             change[i] = _go_on(state, s, ts[i], risk[i])
 
 
-@numba.njit(nogil=True)
+@inlined
 def _band(risk: float) -> int:
     return min(_TOP_BAND, int(risk // 10))
 
 
-@numba.njit(nogil=True)
+@inlined
 def _open(state: _State, s: int, ts: int, risk: float) -> int:
     if not risk >= OPENED_FROM_RISK:
         return _SILENT
@@ -137,7 +137,7 @@ def _open(state: _State, s: int, ts: int, risk: float) -> int:
     return _OPENED
 
 
-@numba.njit(nogil=True)
+@inlined
 def _go_on(state: _State, s: int, ts: int, risk: float) -> int:
     band = _band(risk)
     if _stayed(state.calm_since, s, ts, risk < CLOSED_BELOW_RISK):
@@ -152,7 +152,7 @@ def _go_on(state: _State, s: int, ts: int, risk: float) -> int:
     return _SILENT
 
 
-@numba.njit(nogil=True)
+@inlined
 def _stayed(since: NDArray[np.int64], s: int, ts: int, holds: bool) -> bool:
     if not holds:
         since[s] = _NONE

@@ -6,10 +6,10 @@ The bytes are those of the contract's own encoder. What is not plainly healthy i
 from collections.abc import Sequence
 
 import msgspec
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import kernel
 from streams.contract import node_of
 from streams.packed import Packed, pack
 from streams.spans import Arena, Spans, copy_bytes, put_fraction, put_int
@@ -103,7 +103,7 @@ def compile_encoder() -> None:
     pack(writer.write("", zero, zero, zeros, zeros, zero, zero), timestamp_ms=0, bytes_max=1, is_transactional=False)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _write(
     heads: NDArray[np.uint8],
     head_start: NDArray[np.int64],

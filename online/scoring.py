@@ -7,12 +7,12 @@ other, and a base rate is corrected in one place.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
 from online.bundle import DRIVERS_FROM_RISK, Bundle, Calibration
+from streams.compiled import kernel
 from streams.contract import CLASSES, FEATURES, Driver
 from streams.features import Rows
 
@@ -91,7 +91,7 @@ def calibrated(
     return scores
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _calibrate(
     class_margins: NDArray[np.float32],
     risk_margins: NDArray[np.float32],

@@ -8,10 +8,11 @@ default side. `online.bundle` holds it to that at every load.
 import json
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
+
+from streams.compiled import kernel
 
 _NODE = np.dtype(
     [
@@ -120,7 +121,7 @@ def _depth(tree: dict[str, Any]) -> int:
     return max(depth)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _walk(
     nodes: NDArray[np.void],
     roots: NDArray[np.uint32],

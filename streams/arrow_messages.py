@@ -4,10 +4,10 @@ Layout: https://arrow.apache.org/docs/format/Columnar.html#serialization-and-int
 of format/Message.fbs. Every place is checked against the end before it is read.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import inlined, kernel
 from streams.raw_bytes import byte_at, word_at
 
 FINE, UNREADABLE, COMPRESSED, TOO_MANY_ROWS = range(4)
@@ -21,7 +21,7 @@ _ROWS, NODES, BUFFERS, _COMPRESSION = 0, 1, 2, 3
 _DICTIONARY_DATA = 1
 
 
-@numba.njit(nogil=True)
+@inlined
 def u4_at(data: NDArray[np.uint8], i: int, end: int) -> int:
     """Return the 32-bit number at `i`, -1 where it isn't whole before `end`."""
     if i < 0 or i + 4 > end:
@@ -29,13 +29,13 @@ def u4_at(data: NDArray[np.uint8], i: int, end: int) -> int:
     return byte_at(data, i) | byte_at(data, i + 1) << 8 | byte_at(data, i + 2) << 16 | byte_at(data, i + 3) << 24
 
 
-@numba.njit(nogil=True)
+@inlined
 def i8_at(data: NDArray[np.uint8], i: int, end: int) -> int:
     """Return the 64-bit number at `i`, -1 where it isn't whole before `end`."""
     return -1 if i < 0 or i + 8 > end else int(np.int64(word_at(data, i)))
 
 
-@numba.njit(nogil=True)
+@inlined
 def field_at(data: NDArray[np.uint8], table: int, field: int, end: int) -> int:
     """Return the place of a field of a flatbuffer table, 0 where it is left out, -1 where the table is broken."""
     back = u4_at(data, table, end)
@@ -54,14 +54,14 @@ def field_at(data: NDArray[np.uint8], table: int, field: int, end: int) -> int:
     return table + offset if offset else 0
 
 
-@numba.njit(nogil=True)
+@inlined
 def below(data: NDArray[np.uint8], at: int, end: int) -> int:
     """Return the place that the offset at `at` leads to, -1 where there is none."""
     offset = u4_at(data, at, end) if at > 0 else -1
     return at + offset if offset > 0 else -1
 
 
-@numba.njit(nogil=True)
+@inlined
 def message_at(data: NDArray[np.uint8], i: int, end: int) -> tuple[int, int, int, int]:
     """Return type, header, start and end of the body of the message at `i`; type 0 is the end mark, -1 is none."""
     size = u4_at(data, i + 4, end)
@@ -80,20 +80,20 @@ def message_at(data: NDArray[np.uint8], i: int, end: int) -> tuple[int, int, int
     return byte_at(data, kind_at), header, body, body + length
 
 
-@numba.njit(nogil=True)
+@inlined
 def rows_of(data: NDArray[np.uint8], batch: int, end: int) -> int:
     """Return how many rows a record batch says it has, -1 where it can't be read."""
     at = field_at(data, batch, _ROWS, end)
     return i8_at(data, at, end) if at else 0
 
 
-@numba.njit(nogil=True)
+@inlined
 def is_compressed(data: NDArray[np.uint8], batch: int, end: int) -> bool:
     """Whether a record batch has a compressed body, or can't be read."""
     return bool(field_at(data, batch, _COMPRESSION, end) != 0)
 
 
-@numba.njit(nogil=True)
+@inlined
 def structs_at(data: NDArray[np.uint8], batch: int, field: int, count: int, end: int) -> int:
     """Return where a vector of `count` structs of 16 bytes begins, -1 where it isn't there in full."""
     vector = below(data, field_at(data, batch, field, end), end)
@@ -102,7 +102,7 @@ def structs_at(data: NDArray[np.uint8], batch: int, field: int, count: int, end:
     return int(vector + 4)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def walk(data: NDArray[np.uint8], start: int, end: int, rows_max: int) -> int:
     """Return what is wrong with the stream in `data[start:end]` before a body is looked at, or `FINE`."""
     i, rows = start, 0
@@ -127,7 +127,7 @@ def walk(data: NDArray[np.uint8], start: int, end: int, rows_max: int) -> int:
     return FINE if i > start else UNREADABLE
 
 
-@numba.njit(nogil=True)
+@inlined
 def is_whole(data: NDArray[np.uint8], i: int, end: int) -> bool:
     """Whether a stream ends at `i`, or with an end mark there."""
     return i == end or (i + 8 == end and u4_at(data, i, end) == _CONTINUATION and u4_at(data, i + 4, end) == 0)

@@ -7,7 +7,6 @@ batch after it; and rows that are all events. `streams.arrow_rows` takes the res
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from streams.arrow_messages import (
     rows_of,
     structs_at,
 )
+from streams.compiled import inlined, kernel
 from streams.contract import EVENT_TIME_MS_MAX, METRICS, STREAM_ID_BYTES_MAX
 from streams.raw_bytes import byte_at, f4_at, f8_at, word_at
 from streams.scan import ELEMENT, ID_END, ID_START, METRIC_MAX, RECORD, SEEN, TS
@@ -68,7 +68,7 @@ def _plan(message: bytes) -> Plan | None:
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def scan_arrow(
     data: NDArray[np.uint8], ends: NDArray[np.int64], seen: NDArray[np.int64], schema: NDArray[np.uint8],
     column: NDArray[np.int64], is_float32: NDArray[np.bool_], rows_max: int, places: NDArray[np.int64],
@@ -90,7 +90,7 @@ def scan_arrow(
     return n
 
 
-@numba.njit(nogil=True)
+@inlined
 def _sweep(
     data: NDArray[np.uint8], start: int, end: int, schema: NDArray[np.uint8], column: NDArray[np.int64],
     is_float32: NDArray[np.bool_], rows_max: int, n: int, places: NDArray[np.int64], metrics: NDArray[np.float64],
@@ -137,7 +137,7 @@ def _sweep(
     return rows if _have_metrics(rows, n, metrics) else -1
 
 
-@numba.njit(nogil=True)
+@inlined
 def _buffer(data: NDArray[np.uint8], at: int, body: int, body_end: int) -> tuple[int, int]:
     """Return start and size of the buffer that the struct at `at`, before the body, describes; -1 for a broken one."""
     offset, size = i8_at(data, at, body), i8_at(data, at + 8, body)
@@ -146,13 +146,13 @@ def _buffer(data: NDArray[np.uint8], at: int, body: int, body_end: int) -> tuple
     return body + offset, size
 
 
-@numba.njit(nogil=True)
+@inlined
 def _i4_at(data: NDArray[np.uint8], i: int) -> int:
     value = byte_at(data, i) | byte_at(data, i + 1) << 8 | byte_at(data, i + 2) << 16 | byte_at(data, i + 3) << 24
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
-@numba.njit(nogil=True)
+@inlined
 def _take_ids(
     data: NDArray[np.uint8], offsets: int, text: int, text_size: int, rows: int, n: int, places: NDArray[np.int64]
 ) -> bool:
@@ -168,7 +168,7 @@ def _take_ids(
     return True
 
 
-@numba.njit(nogil=True)
+@inlined
 def _take_times(data: NDArray[np.uint8], at: int, rows: int, n: int, places: NDArray[np.int64]) -> bool:
     for row in range(rows):
         ts = int(np.int64(word_at(data, at + 8 * row)))
@@ -178,7 +178,7 @@ def _take_times(data: NDArray[np.uint8], at: int, rows: int, n: int, places: NDA
     return True
 
 
-@numba.njit(nogil=True)
+@inlined
 def _take_metric(
     data: NDArray[np.uint8], at: int, is_float32: bool, valid: int, nulls: int, rows: int, n: int, m: int,
     metrics: NDArray[np.float64],
@@ -195,7 +195,7 @@ def _take_metric(
     return left == 0
 
 
-@numba.njit(nogil=True)
+@inlined
 def _have_metrics(rows: int, n: int, metrics: NDArray[np.float64]) -> bool:
     for row in range(n, n + rows):
         has_metric = False

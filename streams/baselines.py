@@ -8,28 +8,29 @@ The reasons: docs/decisions/0008-means-in-48-bits.md.
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from streams.compiled import inlined
 
 _CUT_BITS = 15
 _LOW_BITS = 16
 _CODE_ABOVE_ALL = 1 << 48
 
 
-@numba.njit(nogil=True)
+@inlined
 def code_of(mean: float) -> int:
     """Return the code of a mean, from 1 to 2⁴⁸ − 1, or 0 for NaN, the pane without a value."""
     return 0 if np.isnan(mean) else int(np.float64(mean).view(np.int64) >> _CUT_BITS) + 1
 
 
-@numba.njit(nogil=True)
+@inlined
 def mean_of(code: int) -> float:
     """Return the mean of a code that is not 0, less what was cut off."""
     return float(np.int64((code - 1) << _CUT_BITS).view(np.float64))
 
 
-@numba.njit(nogil=True)
+@inlined
 def put(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, i: int, mean: float) -> None:
     """Keep the mean of closed pane `i`, NaN if it has no value, in `high` and `low` of shape (3, 96)."""
     code = code_of(mean)
@@ -37,7 +38,7 @@ def put(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, i: int, 
     low[metric, i] = np.uint16(code & 0xFFFF)
 
 
-@numba.njit(nogil=True)
+@inlined
 def median(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, guess: float) -> float:
     """Return the median of the kept means of a metric, NaN where there is none.
 
@@ -61,7 +62,7 @@ def median(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, guess
             return float(0.5 * (mean_of(first) + mean_of(second)))
 
 
-@numba.njit(nogil=True)
+@inlined
 def _split(
     high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, around: int
 ) -> tuple[int, int, int, int, int]:
@@ -77,13 +78,13 @@ def _split(
     return n, below, above, less, greater
 
 
-@numba.njit(nogil=True)
+@inlined
 def _code(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int, i: int) -> Any:
     # As int64: Numba makes float64 of what joins signed and unsigned.
     return (np.int64(high[metric, i]) << _LOW_BITS) | np.int64(low[metric, i])
 
 
-@numba.njit(nogil=True)
+@inlined
 def _middling(high: NDArray[np.uint32], low: NDArray[np.uint16], metric: int) -> int:
     """Return the mean of the codes, a fair first guess, 0 where there is none."""
     n, total = 0, 0

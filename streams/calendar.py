@@ -8,10 +8,10 @@ from functools import cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import inlined
 from streams.contract import EVENT_TIME_MS_MAX, LinkcastError
 
 _DAY_S = 86_400
@@ -72,7 +72,7 @@ def transitions(time_zone: str) -> Transitions:
     return Transitions(np.array(since, np.int64) * 1000, np.array(offsets, np.int64) * 1000)
 
 
-@numba.njit(nogil=True)
+@inlined
 def offset_at(calendar: Transitions, ts: int) -> Offset:
     """Return the offset at `ts` and how long it holds: whoever keeps it need not search again for months."""
     i = np.searchsorted(calendar.since, ts, side="right") - 1

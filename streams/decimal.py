@@ -1,9 +1,9 @@
 """Decimal numbers in JSON to the nearest float64, compiled; what can't be rounded right at once is left to others."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import inlined
 from streams.raw_bytes import byte_at
 
 _DIGITS_MAX = 18  # of what is not a leading zero: the most that an int64 surely holds
@@ -26,7 +26,7 @@ _LOW_32, _LOW_9, _1, _3, _32 = (np.uint64(n) for n in (0xFFFFFFFF, 0x1FF, 1, 3, 
 _TOP, _MANTISSA = np.uint64(1 << 63), np.uint64((1 << 52) - 1)
 
 
-@numba.njit(nogil=True)
+@inlined
 def number(data: NDArray[np.uint8], i: int) -> tuple[float, int]:
     """Return the number ≥ 0 at `i` and the place after it; the place is -1 for what is none, or not easily read.
 
@@ -60,7 +60,7 @@ def number(data: NDArray[np.uint8], i: int) -> tuple[float, int]:
     return value, i
 
 
-@numba.njit(nogil=True)
+@inlined
 def _exponent(data: NDArray[np.uint8], i: int) -> tuple[int, int]:
     sign = -1 if byte_at(data, i) == 45 else 1
     if byte_at(data, i) == 45 or byte_at(data, i) == 43:
@@ -72,7 +72,7 @@ def _exponent(data: NDArray[np.uint8], i: int) -> tuple[int, int]:
     return sign * exponent, -1 if i == start or exponent >= _EXPONENT_MAX else i
 
 
-@numba.njit(nogil=True)
+@inlined
 def _rounded(mantissa: int, power: int, i: int) -> tuple[float, int]:
     if mantissa < _EXACT_MAX and -_POWER_MAX <= power <= _POWER_MAX:
         return (mantissa / _POWERS[-power] if power < 0 else mantissa * _POWERS[power]), i
@@ -82,7 +82,7 @@ def _rounded(mantissa: int, power: int, i: int) -> tuple[float, int]:
     return value, -1 if np.isnan(value) else i
 
 
-@numba.njit(nogil=True)
+@inlined
 def _by_product(mantissa: np.uint64, power: int) -> float:
     """Return mantissa · 10**power, NaN where 128 bits don't decide how it rounds; as Go's `eiselLemire64` does."""
     exponent = (217706 * power >> 16) + 64 + 1023
@@ -110,7 +110,7 @@ def _by_product(mantissa: np.uint64, power: int) -> float:
     return found
 
 
-@numba.njit(nogil=True)
+@inlined
 def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Return the high and the low word of a product of 128 bits."""
     low, middle = (a & _LOW_32) * (b & _LOW_32), (a >> _32) * (b & _LOW_32)

@@ -6,12 +6,12 @@ their batches, give the same bytes. Definitions: section 3 of the design; names 
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from streams import panes, windows
 from streams.calendar import Transitions, offset_at
+from streams.compiled import inlined, kernel
 from streams.contract import FEATURES, METRICS
 from streams.labels import HEALTHY_CODE, first_match, rule_risk
 from streams.panes import BANDWIDTH, LATENCY, UTILIZATION
@@ -54,7 +54,7 @@ FEATURE_ROW = np.dtype([(name, np.float32) for name in FEATURES])
 whoever calls it holds the arrays that they lie in."""
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def advance(
     w: Windows,
     calendar: Transitions,
@@ -104,7 +104,7 @@ def advance(
         row += 1
 
 
-@numba.njit(nogil=True)
+@inlined
 def _describe(r: Any, t: int, before: int, x: Any, local: int, f: Any, operands: Any) -> None:
     """Write the features `f` of a stream's newest event, whose metrics are `x`, and the operands of the rules.
 
@@ -135,7 +135,7 @@ def _describe(r: Any, t: int, before: int, x: Any, local: int, f: Any, operands:
     f.health_score = _health_score(x.utilization, delta_pct, x.error_rate)
 
 
-@numba.njit(nogil=True)
+@inlined
 def _health_score(utilization: float, delta_pct: float, error_rate: float) -> float:
     if np.isnan(delta_pct):
         return np.nan
@@ -143,7 +143,7 @@ def _health_score(utilization: float, delta_pct: float, error_rate: float) -> fl
     return 100.0 - min(100.0, max(0.0, harm)) if not np.isnan(harm) else np.nan
 
 
-@numba.njit(nogil=True)
+@inlined
 def _percent_above(x: float, baseline: float) -> float:
     if baseline == 0.0:
         return np.nan
@@ -152,7 +152,7 @@ def _percent_above(x: float, baseline: float) -> float:
     return min(percent, _FLOAT32_MAX) if percent > 0.0 else percent
 
 
-@numba.njit(nogil=True)
+@inlined
 def _describe_rule_operands(x: Any, latency_b: float, utilization_b: float, bandwidth_b: float, operands: Any) -> None:
     o = operands.of
     o[0], o[1], o[2], o[3] = x.latency_p99, x.utilization, x.error_rate, x.bandwidth_gbps
@@ -162,7 +162,7 @@ def _describe_rule_operands(x: Any, latency_b: float, utilization_b: float, band
     o[10] = x.bandwidth_gbps / bandwidth_b if bandwidth_b != 0.0 else np.nan
 
 
-@numba.njit(nogil=True)
+@inlined
 def _describe_rates(r: Any, t: int, before: int, x: Any, f: Any) -> None:
     rate, accel, utilization_rate = np.nan, np.nan, np.nan
     if before >= 0 and t - before <= _PREVIOUS_MS_MAX:
@@ -174,7 +174,7 @@ def _describe_rates(r: Any, t: int, before: int, x: Any, f: Any) -> None:
     r.previous[0], r.previous[1], r.previous[2] = x.latency_p99, x.utilization, rate
 
 
-@numba.njit(nogil=True)
+@inlined
 def _describe_time(local: int, f: Any) -> None:
     hour = local // _HOUR_MS % 24
     day = (local // _DAY_MS + 3) % 7  # the epoch was a Thursday, Monday is 0

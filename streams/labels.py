@@ -8,10 +8,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import inlined
 from streams.contract import CLASSES, HEALTHY, METRICS, LinkcastError
 
 OPERANDS = (
@@ -146,7 +146,7 @@ def compiled(table: RuleTable) -> NDArray[np.void]:
     return record
 
 
-@numba.njit(inline="always")
+@inlined
 def _holds(table: Any, condition: int, operands: Any) -> bool:
     # A comparison with NaN is False, so a missing operand never fires a rule.
     x, limit = operands.of[table.left[condition]], table.bound[condition]
@@ -162,7 +162,7 @@ def _holds(table: Any, condition: int, operands: Any) -> bool:
     return bool(x <= limit)
 
 
-@numba.njit(nogil=True)
+@inlined
 def first_match(table: Any, operands: Any) -> int:
     """Return the index of the first rule that fires on `operands`, a record of `OPERAND_ROW`, or -1."""
     for rule in range(table.rules):
@@ -182,7 +182,7 @@ def first_match(table: Any, operands: Any) -> int:
     return -1
 
 
-@numba.njit(nogil=True)
+@inlined
 def rule_risk(table: Any, rule: int, operands: Any) -> float:
     """Return the risk of a rule that fired, a whole number of at most 100 as the spec cuts it."""
     risk = table.risk_base[rule]

@@ -7,10 +7,10 @@ what came and subtracting what went: nothing drifts, and whoever computes gets t
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from streams import baselines
+from streams.compiled import inlined
 from streams.windows import (
     HEAD,
     LATENESS_MS,
@@ -39,7 +39,7 @@ _PANE_EVENTS_MAX = 65_535
 """Of one of the short panes, which have at most 60,000 event times: only a flood of forgotten repeats gets there."""
 
 
-@numba.njit(nogil=True)
+@inlined
 def is_repeat(r: Any, ts: int) -> bool:
     """Whether the stream of `r` has accepted an event at `ts`, not later than its newest, among its last 64."""
     if ts == r.newest:
@@ -51,7 +51,7 @@ def is_repeat(r: Any, ts: int) -> bool:
     return False
 
 
-@numba.njit(nogil=True)
+@inlined
 def roll(r: Any, changes: Any, before: int, ts: int) -> None:
     """Move a stream on from its newest event at `before`, -1 for none, to `ts`: panes out of a window are emptied."""
     r.newest = ts
@@ -75,7 +75,7 @@ def roll(r: Any, changes: Any, before: int, ts: int) -> None:
         _roll_baseline(r, changes, before // PANE_BASELINE_MS, ts // PANE_BASELINE_MS)
 
 
-@numba.njit(nogil=True)
+@inlined
 def _roll_5m(r: Any, changes: Any, old: int, new: int) -> None:
     for pane in range(max(old + 1, new - PANES_5M + 1), new + 1):
         i = pane % PANES_5M
@@ -87,7 +87,7 @@ def _roll_5m(r: Any, changes: Any, old: int, new: int) -> None:
         r.utilization_5m_sum[i] = 0.0
 
 
-@numba.njit(nogil=True)
+@inlined
 def _roll_baseline(r: Any, changes: Any, old: int, new: int) -> None:
     for m in range(3):
         n = r.open_n[m, 0]
@@ -101,7 +101,7 @@ def _roll_baseline(r: Any, changes: Any, old: int, new: int) -> None:
         r.open_sum[m, 0] = 0.0
 
 
-@numba.njit(nogil=True)
+@inlined
 def add(r: Any, changes: Any, ts: int, seen: int, latency: float, utilization: float, bandwidth: float) -> None:
     """Let an accepted event at `ts`, at most `LATENESS_MS` behind its stream's newest, enter the stream's windows."""
     changes.dirty[HEAD, 0] = 1
@@ -124,7 +124,7 @@ def add(r: Any, changes: Any, ts: int, seen: int, latency: float, utilization: f
         _add_baseline(r, changes, BANDWIDTH, pane, late, bandwidth)
 
 
-@numba.njit(nogil=True)
+@inlined
 def _remember(r: Any, changes: Any, ts: int) -> None:
     i = r.remembered % REMEMBERED
     changes.dirty[RECENT, i] = 1
@@ -133,7 +133,7 @@ def _remember(r: Any, changes: Any, ts: int) -> None:
     r.remembered = r.remembered + 1 if r.remembered + 1 < 2 * REMEMBERED else REMEMBERED
 
 
-@numba.njit(nogil=True)
+@inlined
 def _add_latency(r: Any, changes: Any, ts: int, newest: int, x: float) -> None:
     if ts // PANE_5M_MS > newest // PANE_5M_MS - PANES_5M:
         i = (ts // PANE_5M_MS) % PANES_5M
@@ -156,7 +156,7 @@ def _add_latency(r: Any, changes: Any, ts: int, newest: int, x: float) -> None:
     r.latency_1h_sum[i] += x
 
 
-@numba.njit(nogil=True)
+@inlined
 def _add_baseline(r: Any, changes: Any, metric: int, pane: int, late: int, x: float) -> None:
     if np.isnan(x):
         return
@@ -166,7 +166,7 @@ def _add_baseline(r: Any, changes: Any, metric: int, pane: int, late: int, x: fl
         _close(r, changes, metric, pane, r.open_sum[metric, 1] / r.open_n[metric, 1])
 
 
-@numba.njit(nogil=True)
+@inlined
 def _close(r: Any, changes: Any, metric: int, pane: int, mean: float) -> None:
     i = pane % PANES_BASELINE
     baselines.put(r.closed_high, r.closed_low, metric, i, mean)
@@ -174,7 +174,7 @@ def _close(r: Any, changes: Any, metric: int, pane: int, mean: float) -> None:
     r.is_current = 0
 
 
-@numba.njit(nogil=True)
+@inlined
 def refresh_baseline(r: Any) -> None:
     """Bring `r.baseline` up to date: the median of the closed panes' means, NaN where none has a value."""
     if r.is_current != 0:
@@ -185,14 +185,14 @@ def refresh_baseline(r: Any) -> None:
     r.is_current = 1
 
 
-@numba.njit(nogil=True)
+@inlined
 def open_mean(r: Any, metric: int) -> float:
     """Return the mean of the current baseline pane so far, the stand-in until one has closed."""
     n = r.open_n[metric, 0]
     return float(r.open_sum[metric, 0] / n) if n > 0 else np.nan
 
 
-@numba.njit(nogil=True)
+@inlined
 def latency_5m(r: Any) -> tuple[float, float]:
     """Return mean and sample standard deviation (n − 1) of latency over 5 min; NaN where n is 0, or below 2."""
     n, shift = 0, 0.0
@@ -221,7 +221,7 @@ def latency_5m(r: Any) -> tuple[float, float]:
     return mean, np.sqrt(((a + b) + (c + d)) / (n - 1))
 
 
-@numba.njit(nogil=True)
+@inlined
 def latency_15m(r: Any) -> float:
     """Return the mean of latency over 15 min; NaN where nothing was read."""
     n = np.int64(0)
@@ -234,7 +234,7 @@ def latency_15m(r: Any) -> float:
     return (a + b + c) / n if n > 0 else np.nan
 
 
-@numba.njit(nogil=True)
+@inlined
 def latency_1h(r: Any) -> float:
     """Return the mean of latency over 1 h; NaN where nothing was read."""
     n = np.int64(0)
@@ -253,7 +253,7 @@ def latency_1h(r: Any) -> float:
     return ((a + b) + (c + d)) / n if n > 0 else np.nan
 
 
-@numba.njit(nogil=True)
+@inlined
 def utilization_5m(r: Any) -> float:
     """Return the mean of utilization over 5 min; NaN where nothing was read."""
     n = np.int64(0)

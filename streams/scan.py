@@ -6,10 +6,10 @@ msgspec gives, bit for bit: known keys, each once, plain ASCII ids, values in ra
 slow way: the scanner never rejects.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import inlined, kernel
 from streams.contract import EVENT_TIME_MS_MAX, METRICS, STREAM_ID_BYTES_MAX
 from streams.decimal import number
 from streams.raw_bytes import byte_at, word_at
@@ -42,7 +42,7 @@ _KEY_AT[[ord(key[0]) for key in _KEYS]] = range(len(_KEYS))
 _NULL, _NULL_MASK = np.uint64(int.from_bytes(b"null", "little")), np.uint64(0xFFFFFFFF)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def scan(
     data: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int64], seen: NDArray[np.int64],
     places: NDArray[np.int64], metrics: NDArray[np.float64], is_mine: NDArray[np.uint8], ahead_ms_max: int,
@@ -85,7 +85,7 @@ def scan(
     return n, left, ahead
 
 
-@numba.njit(nogil=True)
+@inlined
 def _past_space(data: NDArray[np.uint8], i: int) -> int:
     while byte_at(data, i) <= _SPACE and (
         byte_at(data, i) == _SPACE or byte_at(data, i) == 10 or byte_at(data, i) == 13 or byte_at(data, i) == 9
@@ -94,7 +94,7 @@ def _past_space(data: NDArray[np.uint8], i: int) -> int:
     return i
 
 
-@numba.njit(nogil=True)
+@inlined
 def _event(data: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int64], metrics: NDArray[np.float64]) -> int:
     """Read the event at `i` into column `n`; return the place after it, -1 where it isn't the usual form."""
     for m in range(_N_METRICS):
@@ -137,7 +137,7 @@ def _event(data: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int64], m
             return -1
 
 
-@numba.njit(nogil=True)
+@inlined
 def _past_key(data: NDArray[np.uint8], i: int, key: int) -> int:
     """Return the place of the value of `key`, whose first letter is at `i`; -1 where it is another key."""
     if (word_at(data, i) ^ _KEY_WORDS[key, 0]) & _KEY_MASKS[key, 0]:
@@ -147,7 +147,7 @@ def _past_key(data: NDArray[np.uint8], i: int, key: int) -> int:
     return int(_past_space(data, i + _KEY_SIZES[key]))
 
 
-@numba.njit(nogil=True)
+@inlined
 def _stream_id(data: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int64]) -> int:
     if byte_at(data, i) != _QUOTE:
         return -1
@@ -165,7 +165,7 @@ def _stream_id(data: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int64
     return i + 1 if byte_at(data, i) == _QUOTE and 0 < size <= STREAM_ID_BYTES_MAX else -1
 
 
-@numba.njit(nogil=True)
+@inlined
 def _event_time(data: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int64]) -> int:
     start, ts = i, 0
     while 48 <= byte_at(data, i) <= 57 and i - start < 14:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from streams.compiled import inlined
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -114,7 +115,7 @@ def _grown(array: NDArray[_T], used: int, needed: int) -> NDArray[_T]:
     return grown
 
 
-@numba.njit(nogil=True)
+@inlined
 def copy_bytes(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], start: int, size: int) -> int:
     """Copy `size` bytes, not negative, to place `at` of `out`; return the place behind them."""
     # Unsigned places: a signed one might count from the end, and asking that at each byte made it 20 times slower.
@@ -124,7 +125,7 @@ def copy_bytes(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], start
     return at + size
 
 
-@numba.njit(nogil=True)
+@inlined
 def put_int(out: NDArray[np.uint8], at: int, value: int) -> int:
     """Write an int of 0 or more; return the place behind it."""
     digits, power = 1, 10
@@ -134,7 +135,7 @@ def put_int(out: NDArray[np.uint8], at: int, value: int) -> int:
     return end
 
 
-@numba.njit(nogil=True)
+@inlined
 def put_fraction(out: NDArray[np.uint8], at: int, value: int, unit: int, decimals: int) -> int:
     """Write value / unit, 0 or more, without zeros at its end, one decimal at least; return the place behind it.
 
@@ -150,7 +151,7 @@ def put_fraction(out: NDArray[np.uint8], at: int, value: int, unit: int, decimal
     return end
 
 
-@numba.njit(nogil=True)
+@inlined
 def _put_digits(out: NDArray[np.uint8], at: int, value: int, digits: int) -> int:
     # One at a time: two from a table took predictions a quarter longer.
     rest, to = np.uint64(value), np.uint64(at + digits)

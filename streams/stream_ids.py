@@ -8,9 +8,10 @@ steps as there are streams; `streams_max` is the bound of that.
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from streams.compiled import inlined, kernel
 
 _SEED, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a
 _LIVE, _NEXT, _FREE, _USED, _ADDED = range(5)  # places in `_counts`
@@ -146,7 +147,7 @@ class StreamIds:
         return np.flatnonzero(self._spans[0, : self._counts[_NEXT]] >= 0)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _place(
     data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64], first: int, slot: NDArray[np.int64],
     arena: NDArray[np.uint8], spans: NDArray[np.int64], hashes: NDArray[np.uint64], buckets: NDArray[np.int32],
@@ -185,7 +186,7 @@ def _place(
     return start.size
 
 
-@numba.njit(nogil=True)
+@inlined
 def _hash(data: NDArray[np.uint8], start: int, end: int) -> np.uint64:
     h = _SEED
     for i in range(start, end):
@@ -193,17 +194,17 @@ def _hash(data: NDArray[np.uint8], start: int, end: int) -> np.uint64:
     return h ^ (h >> np.uint64(29))
 
 
-@numba.njit(nogil=True)
+@inlined
 def _tag(hashed: np.uint64) -> int:
     return int(np.int64(hashed >> np.uint64(33)))
 
 
-@numba.njit(nogil=True)
+@inlined
 def _home(hashed: np.uint64, buckets: NDArray[np.int32]) -> int:
     return int(np.int64(hashed & np.uint64(buckets.shape[0] - 1)))
 
 
-@numba.njit(nogil=True)
+@inlined
 def _find(
     data: NDArray[np.uint8], start: int, end: int, hashed: np.uint64,
     arena: NDArray[np.uint8], spans: NDArray[np.int64], buckets: NDArray[np.int32],
@@ -225,7 +226,7 @@ def _find(
     return int(bucket)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _put_in(slot: int, hashes: NDArray[np.uint64], buckets: NDArray[np.int32]) -> None:
     bucket, last = _home(hashes[slot], buckets), buckets.shape[0] - 1
     while buckets[bucket, _SLOT] >= 0:
@@ -233,7 +234,7 @@ def _put_in(slot: int, hashes: NDArray[np.uint64], buckets: NDArray[np.int32]) -
     buckets[bucket, _SLOT], buckets[bucket, _TAG] = slot, _tag(hashes[slot])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _take_out(slot: int, hashes: NDArray[np.uint64], buckets: NDArray[np.int32]) -> None:
     """Empty a slot's bucket, and move back what had to pass it on the way to its place."""
     last = buckets.shape[0] - 1
@@ -253,7 +254,7 @@ def _take_out(slot: int, hashes: NDArray[np.uint64], buckets: NDArray[np.int32])
     buckets[hole, _SLOT] = _EMPTY
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _gather(
     slots: NDArray[np.int64], arena: NDArray[np.uint8], spans: NDArray[np.int64],
     offsets: NDArray[np.int32], data: NDArray[np.uint8],

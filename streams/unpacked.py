@@ -7,13 +7,13 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from aiokafka import codec
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
+from streams.compiled import inlined, kernel
 from streams.raw_bytes import byte_at
 from streams.records import (
     HEADERS_START,
@@ -121,7 +121,7 @@ def compile_unpack() -> None:
     unpack([Batch(0, 1, 0, -1, 1, False, memoryview(bytes([12, 0, 0, 0, 1, 1, 0])))], first=0)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _unpack(
     data: NDArray[np.uint8],
     at: int,
@@ -165,7 +165,7 @@ def _unpack(
     return at
 
 
-@numba.njit(nogil=True)
+@inlined
 def _varint(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     """Return the zigzag varint at `at` and the place behind it, which is past `end` where it is cut off."""
     value, shift = 0, 0
@@ -179,7 +179,7 @@ def _varint(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     return -2, end + 1
 
 
-@numba.njit(nogil=True)
+@inlined
 def _is_ascii(data: NDArray[np.uint8], start: int, size: int) -> bool:
     for i in range(start, start + size):
         if byte_at(data, i) >= 0x80:

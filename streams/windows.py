@@ -7,10 +7,10 @@ bytes however fast its port reports. Event time only: nothing here knows what ti
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import inlined
 from streams.snapshot import Part
 
 LATENESS_MS = 600_000
@@ -145,7 +145,7 @@ def forget(w: Windows, slots: NDArray[np.intp]) -> None:
     w.bytes[slots] = 0
 
 
-@numba.njit(nogil=True)
+@inlined
 def empty_row(w: Windows, s: int) -> None:
     """Forget stream `s`, in compiled code."""
     w.bytes[s, :] = 0

@@ -7,10 +7,10 @@ large for the integers in here, is written by Python and spliced in.
 from collections.abc import Sequence
 
 import msgspec
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import kernel
 from streams.packed import Packed
 from streams.spans import Arena, Spans, copy_bytes, put_fraction, put_int
 
@@ -74,7 +74,7 @@ def _unlike(means: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.flatnonzero(~((means == 0.0) | ((means >= MEAN_MIN) & (means < MEAN_MAX))).all(axis=1))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _write(
     heads: NDArray[np.uint8],
     head_start: NDArray[np.int64],

@@ -5,10 +5,10 @@ A record a stream, as in `streams.windows`: what an event reads of it lies toget
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.compiled import inlined, kernel
 from streams.contract import METRICS
 from streams.snapshot import Part
 
@@ -58,7 +58,7 @@ def advance(
     return means
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _advance(
     rows: NDArray[np.void],
     dirty: NDArray[np.uint8],
@@ -81,7 +81,7 @@ def _advance(
             means[event, w] = row.window_sum[w] / row.window_n[w]
 
 
-@numba.njit(nogil=True)
+@inlined
 def _roll(row: np.void, new: int, dirty: NDArray[np.uint8]) -> None:
     """Move a stream on to pane `new`; once an hour sum its windows anew, so that no rounding error lasts longer."""
     if new - row.newest > 1 or new % PANES == 0:
@@ -96,7 +96,7 @@ def _roll(row: np.void, new: int, dirty: NDArray[np.uint8]) -> None:
     row.newest = new
 
 
-@numba.njit(nogil=True)
+@inlined
 def _sum_anew(row: np.void, new: int, dirty: NDArray[np.uint8]) -> None:
     for pane in range(max(row.newest + 1, new - PANES + 1), new + 1):
         row.sum[pane % PANES] = 0.0

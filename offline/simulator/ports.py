@@ -7,11 +7,11 @@ at tick k is a hash of the three (splitmix64: Steele, Lea, Flood, OOPSLA 2014), 
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from offline.simulator import segments as effect
+from streams.compiled import inlined, kernel
 from streams.sources.counters import INDEX
 
 
@@ -102,7 +102,7 @@ _REMOTES, _JOB, _RAIL, _LATENCY = 14, 16, 18, 20
 _DRAWS = 64
 
 
-@numba.njit
+@inlined
 def _uniform(key: int, tick: int, draw: int) -> float:
     """Return a uniform number in (0, 1)."""
     z = np.uint64(key) + np.uint64(tick * _DRAWS + draw + 1) * np.uint64(0x9E3779B97F4A7C15)
@@ -112,14 +112,14 @@ def _uniform(key: int, tick: int, draw: int) -> float:
     return (float(z >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
-@numba.njit
+@inlined
 def _normal(key: int, tick: int, draw: int) -> float:
     """Return a standard normal number (Box and Muller, 1958)."""
     radius = np.sqrt(-2.0 * np.log(_uniform(key, tick, draw)))
     return float(radius * np.cos(2.0 * np.pi * _uniform(key, tick, draw + 1)))
 
 
-@numba.njit
+@inlined
 def _poisson(mean: float, key: int, tick: int, draw: int) -> float:
     """Return a Poisson number: by inversion, or its normal limit from a mean of 12 on."""
     if mean <= 0.0:
@@ -134,7 +134,7 @@ def _poisson(mean: float, key: int, tick: int, draw: int) -> float:
     return float(n)
 
 
-@numba.njit
+@inlined
 def _count(row: NDArray[np.uint64], at: int, amount: float, top: NDArray[np.uint64], sticks: NDArray[np.bool_]) -> None:
     add = np.uint64(amount)
     if sticks[at]:
@@ -143,14 +143,14 @@ def _count(row: NDArray[np.uint64], at: int, amount: float, top: NDArray[np.uint
         row[at] = (row[at] + add) & top[at]
 
 
-@numba.njit
+@inlined
 def _sample_time(node_key: int, tick: int, physics: Physics) -> float:
     """Return when the node's sample of `tick` is taken: at the end of its interval, give or take the jitter, s."""
     shift = physics.jitter * (2.0 * _uniform(node_key, tick, _JITTER) - 1.0) if tick >= 0 else 0.0
     return float((tick + 1 + shift) * physics.period_s)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def read(
     ports: Ports,
     state: State,
@@ -195,7 +195,7 @@ def read(
     return Readings(counters, boot, time_s, latency_us, is_sampled, is_repeated, delay_s)
 
 
-@numba.njit
+@inlined
 def _traffic(
     ports: Ports,
     row: NDArray[np.uint64],
@@ -237,7 +237,7 @@ def _traffic(
     return float(load)
 
 
-@numba.njit
+@inlined
 def _transport(
     ports: Ports,
     row: NDArray[np.uint64],
@@ -259,7 +259,7 @@ def _transport(
     _count(row, at.req_remote_access_errors, _poisson(e[effect.MR] * minutes, key, tick, _MR), top, sticks)
 
 
-@numba.njit
+@inlined
 def _probe(
     ports: Ports, state: State, p: int, utilization: float, e: NDArray[np.float64], physics: Physics, tick: int
 ) -> float:

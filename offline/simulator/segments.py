@@ -7,9 +7,10 @@ one value to another, between two times. Truth lives elsewhere: nothing here kno
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from streams.compiled import kernel
 
 # Numba caches `ports.read` by that file alone: after renumbering these, remove offline/simulator/__pycache__.
 LOAD = 0  # fraction of line rate, at least
@@ -77,7 +78,7 @@ def painted(
     return grid
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _paint(s: Segments, combine: NDArray[np.int64], grid: NDArray[np.float64], row0: int, t0: int, period: int) -> None:
     _, n_rows, n_ticks = grid.shape
     for i in range(np.searchsorted(s.start_ms, t0 + period * n_ticks)):
@@ -102,7 +103,7 @@ def _paint(s: Segments, combine: NDArray[np.int64], grid: NDArray[np.float64], r
                 grid[effect, row, k] = max(grid[effect, row, k], share * x)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _value_at(s: Segments, i: int, t: float) -> float:
     first, last = s.first[i], s.last[i]
     along = (t - s.start_ms[i]) / (s.end_ms[i] - s.start_ms[i])

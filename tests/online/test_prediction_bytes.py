@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import msgspec
-import numba
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from online.prediction_json import compile_encoder
 from online.scoring import Scorer
 from online.worker import ScoredPartition
 from streams import packed
+from streams.compiled import kernel
 from streams.contract import MetricEvent, Prediction
 from streams.stream_table import StreamTable
 from tests.streams.strategies import T0
@@ -88,7 +88,7 @@ def test_a_worker_that_has_compiled_its_encoder_compiles_none_of_it_on_its_first
     kernels = []
     for module, name in ((prediction_json, "_write"), (packed, "_cut"), (packed, "_write")):
         # One that no other test has called yet.
-        kernels.append(numba.njit(nogil=True, cache=True)(getattr(module, name).py_func))
+        kernels.append(kernel(getattr(module, name).py_func))
         monkeypatch.setattr(module, name, kernels[-1])
     compile_encoder()
     compiled = [set(kernel.signatures) for kernel in kernels]
