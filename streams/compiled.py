@@ -32,17 +32,30 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def kernel(function: _Function) -> _Function:
     """Compile a function that Python calls at its first call, without the interpreter's lock; keep it on disk."""
-    compiled: Any = inlined(function)
-    if is_jitted(compiled):  # not with NUMBA_DISABLE_JIT
-        if not isinstance(getattr(compiled, "_cache", None), caching.NullCache):
-            raise ImportError(f"numba {numba.__version__} keeps no `_cache` in a dispatcher: {_INSTALL}")
-        compiled._cache = _KernelCache(function)
-    return compiled  # type: ignore[no-any-return]
+    return _kept(function, inlined(function))
 
 
 def inlined(function: _Function) -> _Function:
     """Compile a function into the kernels that call it; from Python, without a cache."""
     return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
+
+
+def bounded_kernel(function: _Function) -> _Function:
+    """As `kernel`, for bytes from outside: an index that is not in its array raises `IndexError`."""
+    return _kept(function, bounded_inlined(function))
+
+
+def bounded_inlined(function: _Function) -> _Function:
+    """As `inlined`, for bytes from outside: an index that is not in its array raises `IndexError`."""
+    return numba.njit(nogil=True, boundscheck=True)(function)  # type: ignore[no-any-return]
+
+
+def _kept(function: _Function, compiled: Any) -> _Function:
+    if is_jitted(compiled):  # not with NUMBA_DISABLE_JIT
+        if not isinstance(getattr(compiled, "_cache", None), caching.NullCache):
+            raise ImportError(f"numba {numba.__version__} keeps no `_cache` in a dispatcher: {_INSTALL}")
+        compiled._cache = _KernelCache(function)
+    return compiled  # type: ignore[no-any-return]
 
 
 _INSTALL = "kernels could come from a cache of other sources. Install one of the versions that pyproject.toml names."

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.compiled import inlined
-from streams.raw_bytes import byte_at
+from streams.bounded_bytes import byte_at
+from streams.compiled import bounded_inlined
 
 _DIGITS_MAX = 18  # of what is not a leading zero: the most that an int64 surely holds
 _EXACT_MAX = 1 << 53  # up to here each whole number is a float64
@@ -26,7 +26,7 @@ _LOW_32, _LOW_9, _1, _3, _32 = (np.uint64(n) for n in (0xFFFFFFFF, 0x1FF, 1, 3, 
 _TOP, _MANTISSA = np.uint64(1 << 63), np.uint64((1 << 52) - 1)
 
 
-@inlined
+@bounded_inlined
 def number(data: NDArray[np.uint8], i: int) -> tuple[float, int]:
     """Return the number ≥ 0 at `i` and the place after it; the place is -1 for what is none, or not easily read.
 
@@ -34,24 +34,26 @@ def number(data: NDArray[np.uint8], i: int) -> tuple[float, int]:
     rounds once and right (Clinger, "How to read floating point numbers accurately", PLDI 1990). Else the product with
     the first 128 bits of the power decides, where it can: Lemire, "Number parsing at a gigabyte per second" (2021).
     """
-    start, mantissa, digits, power = i, 0, 0, 0
-    while 48 <= byte_at(data, i) <= 57:
-        mantissa = mantissa * 10 + byte_at(data, i) - 48
+    start, mantissa, digits, power, byte = i, 0, 0, 0, byte_at(data, i)
+    while 48 <= byte <= 57:
+        mantissa = mantissa * 10 + byte - 48
         digits += mantissa != 0
         i += 1
+        byte = byte_at(data, i)
     if i == start or (byte_at(data, start) == 48 and i > start + 1):
         return np.nan, -1
-    if byte_at(data, i) == 46:
+    if byte == 46:
         i += 1
-        point = i
-        while 48 <= byte_at(data, i) <= 57:
-            mantissa = mantissa * 10 + byte_at(data, i) - 48
+        point, byte = i, byte_at(data, i)
+        while 48 <= byte <= 57:
+            mantissa = mantissa * 10 + byte - 48
             digits += mantissa != 0
             i += 1
+            byte = byte_at(data, i)
         power = point - i
         if power == 0:
             return np.nan, -1
-    if byte_at(data, i) | 32 == 101:
+    if byte | 32 == 101:
         exponent, i = _exponent(data, i + 1)
         power += exponent
     if i < 0 or digits > _DIGITS_MAX:
@@ -60,7 +62,7 @@ def number(data: NDArray[np.uint8], i: int) -> tuple[float, int]:
     return value, i
 
 
-@inlined
+@bounded_inlined
 def _exponent(data: NDArray[np.uint8], i: int) -> tuple[int, int]:
     sign = -1 if byte_at(data, i) == 45 else 1
     if byte_at(data, i) == 45 or byte_at(data, i) == 43:
@@ -72,7 +74,7 @@ def _exponent(data: NDArray[np.uint8], i: int) -> tuple[int, int]:
     return sign * exponent, -1 if i == start or exponent >= _EXPONENT_MAX else i
 
 
-@inlined
+@bounded_inlined
 def _rounded(mantissa: int, power: int, i: int) -> tuple[float, int]:
     if mantissa < _EXACT_MAX and -_POWER_MAX <= power <= _POWER_MAX:
         return (mantissa / _POWERS[-power] if power < 0 else mantissa * _POWERS[power]), i
@@ -82,7 +84,7 @@ def _rounded(mantissa: int, power: int, i: int) -> tuple[float, int]:
     return value, -1 if np.isnan(value) else i
 
 
-@inlined
+@bounded_inlined
 def _by_product(mantissa: np.uint64, power: int) -> float:
     """Return mantissa · 10**power, NaN where 128 bits don't decide how it rounds; as Go's `eiselLemire64` does."""
     exponent = (217706 * power >> 16) + 64 + 1023
@@ -110,7 +112,7 @@ def _by_product(mantissa: np.uint64, power: int) -> float:
     return found
 
 
-@inlined
+@bounded_inlined
 def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Return the high and the low word of a product of 128 bits."""
     low, middle = (a & _LOW_32) * (b & _LOW_32), (a >> _32) * (b & _LOW_32)
