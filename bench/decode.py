@@ -20,8 +20,8 @@ from streams import arrow_sweep
 from streams.contract import MetricEvent
 from streams.decode import decode
 from streams.events import decode_events, metrics_of
+from streams.fetched import read
 from streams.stream_ids import StreamIds
-from streams.unpacked import batches, unpack
 
 STREAMS = 1_024
 _PASS_EVENTS = 8_192  # of one timing
@@ -99,7 +99,8 @@ def _batch_of(fetch: Sequence[ConsumerRecord[bytes, bytes]]) -> bytes:
 
 
 def _ours(fetch: bytes, ids: StreamIds) -> Columns:
-    decoded, rejected = decode(unpack(list(batches(fetch) or ()), first=0))
+    [records] = read(fetch, partition="metrics-0", first=0).parts
+    decoded, rejected = decode(records)
     assert not rejected
     slot = ids.place(decoded.id_bytes, decoded.id_start, decoded.id_end)
     return Columns(slot, decoded.ts, decoded.metrics, decoded.record)

@@ -15,5 +15,4 @@ from streams.compiled import bounded_inlined
 def byte_at(value: NDArray[np.uint8], i: int) -> int:
     """Return `value[i]`, and 0 outside: a byte that no JSON has, so that each loop over it ends there."""
     # Unsigned: a place below 0 is past the end, too, and numba need not ask whether it counts from there.
-    inside: bool = np.uint64(i) < np.uint64(value.size)
-    return int(np.int64(value[np.uint64(i)])) if inside else 0
+    return int(np.int64(value[np.uint64(i)])) if np.uint64(i) < np.uint64(value.size) else 0

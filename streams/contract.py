@@ -125,6 +125,8 @@ DeadReason = Literal[
     "empty_sweep",
     "bad_key",
     "tombstone",
+    "no_time",
+    "corrupt",
 ]
 """Why a record became a dead letter: the header `reason` on topic `metrics.dead`."""
 

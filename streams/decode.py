@@ -26,6 +26,10 @@ _encode = msgspec.json.Encoder().encode
 
 VALUE_BYTES_MAX = 1 << 20
 """A larger record is a dead letter unread."""
+REJECTED_MAX = 1_000
+"""Events of one record that become a dead letter each; of more, the record is one as a whole. A sweep has the ports of
+a node, some hundred at most, and 1 MiB can hold half a million elements that are no events."""
+_EVENT_BYTES_MIN = len(b'{"ts":0,"stream_id":"a","":0}') + min(map(len, METRICS))
 
 
 class Rejected(NamedTuple):
@@ -108,13 +112,24 @@ def reject(
     refusals: Iterable[Refusal],
     rejected: list[Rejected],
 ) -> None:
-    """Add the events `at`, ascending, to the dead letters, each with its refusal."""
+    """Add the events `at`, ascending, to the dead letters, each with its refusal; of one record, `REJECTED_MAX`."""
     places = zip(decoded.record[at].tolist(), decoded.element[at].tolist(), refusals, strict=True)
     for i, of_record in groupby(places, itemgetter(0)):
         group = list(of_record)
+        if len(group) > REJECTED_MAX:
+            reason, detail = group[0][2]
+            rejected.append(_whole(records[i], (reason, f"{len(group)} of its events, the first one: {detail}")))
+            continue
         values = events_bytes(records[i], [element for _, element, _ in group])
         for (_, element, refusal), value in zip(group, values, strict=True):
             rejected.append(Rejected(records[i], element, *refusal, value))
+
+
+def _whole(record: Record, refusal: Refusal) -> Rejected:
+    reason, detail = refusal
+    return Rejected(
+        record, 0, reason, f"the record as a whole, more than {REJECTED_MAX} refused: {detail}", record.value
+    )
 
 
 def _unread(records: Records) -> dict[int, Refusal | None]:
@@ -123,7 +138,7 @@ def _unread(records: Records) -> dict[int, Refusal | None]:
         return {}  # a small batch's arrays cost by the call and not by the record
     is_odd = ~records.is_plain | (records.value_size > VALUE_BYTES_MAX)
     odd = ((i, records[i]) for i in np.flatnonzero(is_odd).tolist())
-    unread = ((i, record, _unread_refusal(record)) for i, record in odd)
+    unread = ((i, record, records.refusal or _unread_refusal(record)) for i, record in odd)
     return {i: refusal for i, record, refusal in unread if refusal or is_arrow(record.headers)}
 
 
@@ -134,6 +149,8 @@ def _unread_refusal(record: Record) -> Refusal | None:
         return "too_large", f"{len(record.value)} bytes, at most {VALUE_BYTES_MAX}"
     if not _has_key(record):
         return "bad_key", f"key {record.key[:50]!r} is not UTF-8"
+    if record.timestamp is None or record.timestamp < 0:
+        return "no_time", "a record without a time: none of its events can be told from one of the future"
     return None
 
 
@@ -152,8 +169,9 @@ def _scanned(records: Records, unread: Mapping[int, Refusal | None]) -> tuple[De
     if unread:
         sizes = sizes.copy()
         sizes[list(unread)] = 0
-    # No event without a brace. With room for more than there are, new pages of memory cost as much as the scanner.
-    places, metrics = _columns(records.braces() + 1)
+    # No event without a brace, or shorter than one. Room for more than there are costs as much as the scanner: in new
+    # pages of memory. A megabyte of braces would ask for a hundred.
+    places, metrics = _columns(min(records.braces(), int(np.maximum(sizes, 0).sum()) // _EVENT_BYTES_MIN))
     is_mine = np.empty(len(records), np.uint8)
     found, left, ahead = scan(
         data, records.places[VALUE_START], sizes, records.timestamp, places, metrics, is_mine, FUTURE_MS_MAX
@@ -220,7 +238,16 @@ def _events_of(record: Record, rejected: list[Rejected]) -> MetricEvent | list[A
         return decode_events(record.value)
     except (ValueError, RecursionError):
         elements = elements_of(record.value) or [record.value]
-    return [_event_or_none(record, i, element, rejected) for i, element in enumerate(elements)]
+    refused: list[Rejected] = []
+    found: list[Any] = []
+    for i, element in enumerate(elements):
+        found.append(_event_or_none(record, i, element, refused))
+        if len(refused) > REJECTED_MAX:  # the rest is left unread
+            reason, detail = refused[0].reason, f"element {refused[0].element} of {len(elements)}: {refused[0].detail}"
+            rejected.append(_whole(record, (reason, detail)))
+            return [None]
+    rejected += refused
+    return found
 
 
 def _event_or_none(record: Record, element: int, value: bytes, rejected: list[Rejected]) -> MetricEvent | None:

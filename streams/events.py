@@ -127,8 +127,8 @@ def _elements_beside_nan(value: bytes) -> list[bytes] | None:
             _, end = _lenient.raw_decode(text, at)
             elements.append(text[at:end].encode())
             at = _past_space(text, end)
-            if text[at:] == "]":
-                return elements
+            if text[at] == "]":
+                return elements if at + 1 == len(text) else None
             if text[at] != ",":
                 return None
             at = _past_space(text, at + 1)

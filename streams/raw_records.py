@@ -2,20 +2,17 @@
 
 A consumer asks for them by `value_deserializer=AS_ARRAYS`: `getmany` then gives a list of `Records` for a partition.
 Any other consumer in the process gets what it always got. This rests on privates of aiokafka 0.14
-(`fetcher.MemoryRecords` and `PartitionRecords._unpack_records`), hence the pin and the test.
+(`fetcher.MemoryRecords`, `PartitionRecords._unpack_records`, and what that knows of transactions that were aborted),
+hence the pin and the test.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 from aiokafka.consumer import fetcher
 
-from streams.records import Record, Records
-from streams.unpacked import Batch, batches, unpack
-
-RECORDS_MAX = 8_192
-"""In one `Records`, unless a single batch has more."""
+from streams.fetched import read
+from streams.unpacked import Batch, unpack
 
 
 def AS_ARRAYS(value: bytes | None) -> bytes | None:  # noqa: N802  # a mark first, a function for aiokafka's sake
@@ -35,34 +32,28 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     def _unpack_records(self) -> Iterator[Any]:
         if self._value_deserializer is not AS_ARRAYS:
             yield from super()._unpack_records()
-        # Of a transaction that was aborted, aiokafka knows what to skip.
-        elif self._aborted_transactions or (found := batches(bytes(self._records.data))) is None:
-            yield from self._one_by_one()
-        else:
-            yield from self._as_arrays(found)
-
-    def _as_arrays(self, found: Iterator[Batch]) -> Iterator[Records]:
+            return
         # All are read before one is given: what raises must not have moved the offset, or records would be lost.
-        behind = self.next_fetch_offset
-        groups: list[list[Batch]] = [[]]
-        n = 0  # records in the last group
-        for batch in found:
-            behind = batch.next_offset
-            if batch.is_control:
-                continue
-            groups[-1].append(batch)
-            n += batch.n
-            if n >= RECORDS_MAX:
-                groups.append([])
-                n = 0
-        made = [unpack(group, first=self.next_fetch_offset) for group in groups]
-        self.next_fetch_offset = behind
-        yield from (records for records in made if len(records))
+        parts, self.next_fetch_offset = read(
+            bytes(self._records.data),
+            partition=f"{self._tp.topic}-{self._tp.partition}",
+            first=self.next_fetch_offset,
+            is_left_out=self._is_aborted,
+        )
+        yield from parts
 
-    def _one_by_one(self) -> Iterator[Records]:
-        records: Iterator[Record] = super()._unpack_records()
-        while some := list(islice(records, RECORDS_MAX)):
-            yield Records.of(some)
+    def _is_aborted(self, batch: Batch) -> bool:
+        """Whether a batch is of a transaction that was taken back, as aiokafka's own reader finds it."""
+        if self._isolation_level != fetcher.READ_COMMITTED:
+            return False
+        self._consume_aborted_up_to(batch.base_offset)
+        if batch.is_control and batch.producer_id in self._aborted_producers and _is_abort(batch):
+            self._aborted_producers.discard(batch.producer_id)
+        return batch.is_transactional and batch.producer_id in self._aborted_producers
+
+
+def _is_abort(control: Batch) -> bool:
+    return any((record.key or b"")[2:4] == b"\0\0" for record in unpack([control], first=0)[:1])  # version, then type
 
 
 fetcher.MemoryRecords, fetcher.PartitionRecords = _MemoryRecords, _PartitionRecords

@@ -1,26 +1,26 @@
 """Kafka's record batches to records as arrays: the way back of `streams.packed`, in one compiled pass.
 
-The format is version 2 (KIP-98). What is read here is what aiokafka 0.14 reads of the same bytes.
+The format is version 2 (KIP-98). What is read here is what aiokafka 0.14 reads of the same bytes, but that no size,
+count or offset is believed before it is checked: aiokafka's compiled varints read wherever one says.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from aiokafka import codec
-from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
-from streams.compiled import inlined, kernel
-from streams.raw_bytes import byte_at
+from streams.bounded_bytes import byte_at
+from streams.compiled import bounded_inlined, bounded_kernel
+from streams.decompression import TooLarge, Unreadable, decompressed
 from streams.records import (
     HEADERS_START,
     KEY_SIZE,
     KEY_START,
     OFFSET,
-    PADDING,
     TIMESTAMP,
     VALUE_SIZE,
     VALUE_START,
@@ -28,19 +28,16 @@ from streams.records import (
 )
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
-_MAGIC = 2
-_BEFORE_LENGTH, _AFTER_CRC = 12, 21
-_CODEC, _APPEND_TIME, _CONTROL = 0x07, 0x08, 0x20
-_CODECS: dict[int, tuple[str, Callable[[], bool], Callable[[bytes], bytes]]] = {
-    1: ("gzip", codec.has_gzip, codec.gzip_decode),
-    2: ("snappy", codec.has_snappy, codec.snappy_decode),
-    3: ("lz4", codec.has_lz4, codec.lz4_decode),
-    4: ("zstd", codec.has_zstd, codec.zstd_decode),
-}
+_MAGIC, _AFTER_CRC = 2, 21
+_CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+_OFFSET_END = 1 << 62
+_RECORD_BYTES_MIN = 7  # its size, attributes, time, offset, the sizes of its key and value, and how many headers
+BATCH_RECORDS_MAX = 1_000_000
+"""Of one batch; a batch of 12 MiB has as many where each record has 5 bytes of key and value."""
 
 
 class Batch(NamedTuple):
-    """One record batch: what its header says, and its records as they lie one after another."""
+    """One record batch: what its header says, and its records as they lie one after another, or compressed."""
 
     base_offset: int
     next_offset: int
@@ -49,69 +46,60 @@ class Batch(NamedTuple):
     n: int
     is_control: bool
     body: memoryview
+    codec: int = 0
+    producer_id: int = -1
+    is_transactional: bool = False
+
+    def opened(self) -> "Batch":
+        """Return the batch with its records decompressed. Raises `TooLarge` and `Unreadable`."""
+        if not 0 <= self.n <= self.next_offset - self.base_offset:
+            raise Unreadable(f"it says that it has {self.n} records")
+        if self.n > BATCH_RECORDS_MAX:
+            raise TooLarge(f"{self.n} records in one batch, at most {BATCH_RECORDS_MAX}")
+        return self._replace(body=decompressed(self.body, self.codec), codec=0) if self.codec else self
 
 
-def batches(data: bytes) -> Iterator[Batch] | None:
-    """Return the batches of a partition's fetched bytes, None where one is of another version than 2.
+def batch_in(frame: memoryview) -> Batch:
+    """Return the batch of one frame of the log. Raises `CorruptRecordException` if it isn't the one that was written.
 
-    The last batch may be cut off, and is left out then. Raises aiokafka's `CorruptRecordException`, as they come.
+    The checksum, which its producer made, covers all but the offset, which the broker gave.
     """
-    edges = _edges(data)
-    return None if edges is None else (_batch(memoryview(data)[start:end]) for start, end in edges)
+    if len(frame) < _HEADER.size:
+        raise CorruptRecordException(f"a batch of {len(frame)} bytes is shorter than its header")
+    (base, _, _, magic, crc, attributes, last_delta, first_ts, max_ts, producer, _, _, count) = _HEADER.unpack_from(
+        frame
+    )
+    if calc_crc32c(frame[_AFTER_CRC:]) != crc:
+        raise CorruptRecordException("it has another checksum than it says")
+    if magic != _MAGIC:
+        raise CorruptRecordException(f"a batch of format {magic}, this worker reads {_MAGIC}")
+    if not 0 <= base < _OFFSET_END or last_delta < 0:
+        raise CorruptRecordException(f"it says that it goes from offset {base} to {last_delta} behind it")
+    return Batch(
+        base, base + last_delta + 1, first_ts, max_ts if attributes & _APPEND_TIME else -1, count,
+        bool(attributes & _CONTROL), frame[_HEADER.size :], attributes & _CODEC, producer,
+        bool(attributes & _TRANSACTIONAL),
+    )  # fmt: skip
 
 
-def _edges(data: bytes) -> list[tuple[int, int]] | None:
-    edges, at = [], 0
-    while at + _HEADER.size <= len(data):
-        end = at + _BEFORE_LENGTH + int.from_bytes(data[at + 8 : at + _BEFORE_LENGTH], "big")
-        if data[at + 16] != _MAGIC:
-            return None
-        if end < at + _HEADER.size:
-            raise CorruptRecordException("a batch that is shorter than its header")
-        if end > len(data):
-            break
-        edges.append((at, end))
-        at = end
-    return edges
-
-
-def _batch(data: memoryview) -> Batch:
-    (base, _, _, _, crc, attributes, last_delta, first_ts, max_ts, _, _, _, count) = _HEADER.unpack_from(data)
-    if calc_crc32c(data[_AFTER_CRC:]) != crc:
-        raise CorruptRecordException(f"the batch from offset {base} on has another checksum than it says")
-    if count < 0:
-        raise CorruptRecordException(f"the batch from offset {base} on says that it has {count} records")
-    body = data[_HEADER.size :]
-    if attributes & _CODEC:
-        body = memoryview(_decompressed(body, attributes & _CODEC))
-    append_time = max_ts if attributes & _APPEND_TIME else -1
-    return Batch(base, base + last_delta + 1, first_ts, append_time, count, bool(attributes & _CONTROL), body)
-
-
-def _decompressed(body: memoryview, number: int) -> bytes:
-    name, is_here, decode = _CODECS.get(number, (f"number {number}", lambda: False, bytes))
-    if not is_here():
-        raise UnsupportedCodecError(f"records are compressed with {name}, and its library is not here")
-    return decode(body.tobytes())
-
-
-def unpack(taken: list[Batch], *, first: int) -> Records:
-    """Return the records of batches from offset `first` on. Raises `CorruptRecordException`."""
-    data = b"".join([*(batch.body for batch in taken), PADDING])
+def unpack(taken: Sequence[Batch], *, first: int) -> Records:
+    """Return the records of batches from offset `first` on. Raises `TooLarge` and `Unreadable`."""
+    taken = [batch.opened() for batch in taken]
+    data = b"".join([batch.body for batch in taken])
     n = sum(batch.n for batch in taken)
-    if n > len(data):  # a record takes more bytes than one
-        raise CorruptRecordException(f"{n} records in {len(data)} bytes")
+    if n * _RECORD_BYTES_MIN > len(data):
+        raise Unreadable(f"{n} records in {len(data)} bytes")
     places, is_plain = np.empty((7, n), np.int64), np.empty(n, np.bool_)
     view, row, start = np.frombuffer(data, np.uint8), 0, 0
     for batch in taken:
-        end = start + len(batch.body)
+        end, behind = start + len(batch.body), row + batch.n
         at = _unpack(
-            view, start, end, batch.n, batch.base_offset, batch.first_timestamp, batch.append_time, row, places,
-            is_plain,
+            view[start:end], start, batch.base_offset, batch.next_offset, batch.first_timestamp, batch.append_time,
+            places[:, row:behind], is_plain[row:behind],
         )  # fmt: skip
-        if at != end:
-            raise CorruptRecordException(f"the records from offset {batch.base_offset} on don't fill their batch")
-        row, start = row + batch.n, end
+        if at != end - start:
+            raise Unreadable("the sizes and counts of its records don't fit in it")
+        row, start = behind, end
     skipped = int(np.searchsorted(places[OFFSET], first))
     return Records(data, places, is_plain)[skipped:]
 
@@ -121,56 +109,67 @@ def compile_unpack() -> None:
     unpack([Batch(0, 1, 0, -1, 1, False, memoryview(bytes([12, 0, 0, 0, 1, 1, 0])))], first=0)
 
 
-@kernel
+@bounded_kernel
 def _unpack(
-    data: NDArray[np.uint8],
-    at: int,
-    end: int,
-    count: int,
+    body: NDArray[np.uint8],
+    place: int,
     base_offset: int,
+    next_offset: int,
     first_timestamp: int,
     append_time: int,
-    row: int,
     places: NDArray[np.int64],
     is_plain: NDArray[np.bool_],
 ) -> int:
-    """Read `count` records between `at` and `end` into the places from `row` on; return the place behind, -1 if bad."""
-    for i in range(row, row + count):
-        size, at = _varint(data, at, end)
+    """Read the r records of a batch, whose body lies at `place`, into `places` (7, r); return the place behind, or -1.
+
+    Sizes are held against what is left before a place moves by one: added to it, a huge one would come round.
+    """
+    at, earlier = 0, base_offset - 1
+    for i in range(is_plain.size):
+        size, at = _varint(body, at, body.size)
+        if size < 1 or size > body.size - at:
+            return -1
         behind = at + size
-        if size < 0 or behind > end:
+        ts_delta, at = _varint(body, at + 1, behind)  # behind the attributes, of which none are defined
+        offset_delta, at = _varint(body, at, behind)
+        if offset_delta <= earlier - base_offset or offset_delta >= next_offset - base_offset:
             return -1
-        ts_delta, at = _varint(data, at + 1, behind)  # behind the attributes, of which none are defined
-        offset_delta, at = _varint(data, at, behind)
-        places[OFFSET, i] = base_offset + offset_delta
+        places[OFFSET, i] = earlier = base_offset + offset_delta
         places[TIMESTAMP, i] = first_timestamp + ts_delta if append_time < 0 else append_time
-        places[KEY_SIZE, i], at = _varint(data, at, behind)
-        places[KEY_START, i] = at
-        at += max(0, places[KEY_SIZE, i])
-        if at > behind:
-            return -1
-        places[VALUE_SIZE, i], at = _varint(data, at, behind)
-        places[VALUE_START, i] = at
-        at += max(0, places[VALUE_SIZE, i])
-        if at > behind or places[KEY_SIZE, i] < -1 or places[VALUE_SIZE, i] < -1:
-            return -1
-        places[HEADERS_START, i] = at
-        headers, at = _varint(data, at, behind)
-        if headers < 0 or at > behind or (headers == 0 and at != behind):
+        key_size, key_at, at = _piece(body, at, behind)
+        value_size, value_at, at = _piece(body, at, behind)
+        places[KEY_SIZE, i], places[KEY_START, i] = key_size, place + key_at
+        places[VALUE_SIZE, i], places[VALUE_START, i] = value_size, place + value_at
+        places[HEADERS_START, i] = place + at
+        headers, at = _varint(body, at, behind)
+        for _ in range(headers):
+            name_size, _, at = _piece(body, at, behind)
+            _, _, at = _piece(body, at, behind)
+            if name_size < 0 or at > behind:
+                return -1
+        if headers < 0 or at != behind:
             return -1
         is_plain[i] = (
-            headers == 0 and places[VALUE_SIZE, i] >= 0 and _is_ascii(data, places[KEY_START, i], places[KEY_SIZE, i])
+            headers == 0 and value_size >= 0 and places[TIMESTAMP, i] >= 0 and _is_ascii(body, key_at, key_size)
         )
-        at = behind
     return at
 
 
-@inlined
-def _varint(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
+@bounded_inlined
+def _piece(body: NDArray[np.uint8], at: int, end: int) -> tuple[int, int, int]:
+    """Return the size of the bytes at `at`, -1 for none, their place, and the one behind, past `end` where they lie."""
+    size, at = _varint(body, at, end)
+    if size < -1 or size > end - at:
+        return -1, at, end + 1
+    return size, at, at + max(0, size)
+
+
+@bounded_inlined
+def _varint(body: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     """Return the zigzag varint at `at` and the place behind it, which is past `end` where it is cut off."""
     value, shift = 0, 0
     while at < end and shift < 64:
-        byte = byte_at(data, at)
+        byte = byte_at(body, at)
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
@@ -179,9 +178,9 @@ def _varint(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     return -2, end + 1
 
 
-@inlined
-def _is_ascii(data: NDArray[np.uint8], start: int, size: int) -> bool:
+@bounded_inlined
+def _is_ascii(body: NDArray[np.uint8], start: int, size: int) -> bool:
     for i in range(start, start + size):
-        if byte_at(data, i) >= 0x80:
+        if byte_at(body, i) >= 0x80:
             return False
     return True
