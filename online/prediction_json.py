@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.compiled import kernel
+from streams.compiled import bounded_kernel
 from streams.contract import node_of
 from streams.packed import Packed, pack
 from streams.spans import Arena, Spans, copy_bytes, put_fraction, put_int
@@ -103,7 +103,7 @@ def compile_encoder() -> None:
     pack(writer.write("", zero, zero, zeros, zeros, zero, zero), timestamp_ms=0, bytes_max=1, is_transactional=False)
 
 
-@kernel
+@bounded_kernel
 def _write(
     heads: NDArray[np.uint8],
     head_start: NDArray[np.int64],

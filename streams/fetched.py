@@ -103,13 +103,16 @@ class _Reader:
         self.size += len(opened.body)
 
     def take_old(self, frame: memoryview) -> None:
-        self.behind = next_offset(frame)
-        if self.behind <= self._first:
-            return
+        behind = next_offset(frame)
+        if behind > self._first:
+            self._take_old(frame, behind)
+        self.behind = behind
+
+    def _take_old(self, frame: memoryview, behind: int) -> None:
         try:
             messages = messages_in(frame)
         except (TooLarge, Unreadable) as error:
-            self._give_up(Batch(self.behind - 1, self.behind, NO_TIME, NO_TIME, 1, False, frame), error)
+            self._give_up(Batch(behind - 1, behind, NO_TIME, NO_TIME, 1, False, frame), error)
             return
         if self._group or len(self._old) >= RECORDS_MAX:
             self.make()

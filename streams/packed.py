@@ -11,7 +11,7 @@ import numpy as np
 from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
-from streams.compiled import inlined, kernel
+from streams.compiled import bounded_inlined, bounded_kernel
 from streams.partition import Message
 from streams.spans import Spans, copy_bytes
 
@@ -117,7 +117,7 @@ def pack(packed: Packed, *, timestamp_ms: int, bytes_max: int, is_transactional:
     return batches
 
 
-@kernel
+@bounded_kernel
 def _cut(
     key_size: NDArray[np.int64], value_size: NDArray[np.int64], bytes_max: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -140,7 +140,7 @@ def _cut(
     return ends[:batches], sizes[:batches]
 
 
-@kernel
+@bounded_kernel
 def _write(
     keys: NDArray[np.uint8],
     key_start: NDArray[np.int64],
@@ -165,7 +165,7 @@ def _write(
         at += 1
 
 
-@inlined
+@bounded_inlined
 def _body_size(key_size: int, value_size: int, delta: int) -> int:
     # Attributes, time and the number of headers take a byte each.
     size: int = 3 + _varint_size(delta) + _varint_size(key_size) + max(0, key_size)
@@ -173,7 +173,7 @@ def _body_size(key_size: int, value_size: int, delta: int) -> int:
     return size
 
 
-@inlined
+@bounded_inlined
 def _varint_size(value: int) -> int:
     zigzag = (value << 1) ^ (value >> 63)
     size = 1
@@ -183,7 +183,7 @@ def _varint_size(value: int) -> int:
     return size
 
 
-@inlined
+@bounded_inlined
 def _put_varint(out: NDArray[np.uint8], at: int, value: int) -> int:
     zigzag = (value << 1) ^ (value >> 63)
     while zigzag > 0x7F:
@@ -194,7 +194,7 @@ def _put_varint(out: NDArray[np.uint8], at: int, value: int) -> int:
     return at + 1
 
 
-@inlined
+@bounded_inlined
 def _put_piece(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], start: int, size: int) -> int:
     end: int = copy_bytes(out, _put_varint(out, at, size), source, start, max(0, size))
     return end

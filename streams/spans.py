@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.compiled import inlined
+from streams.compiled import bounded_inlined, inlined
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -115,9 +115,11 @@ def _grown(array: NDArray[_T], used: int, needed: int) -> NDArray[_T]:
     return grown
 
 
-@inlined
+@inlined  # asked once, below: at each byte it would be no copy by the word
 def copy_bytes(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], start: int, size: int) -> int:
-    """Copy `size` bytes, not negative, to place `at` of `out`; return the place behind them."""
+    """Copy `size` bytes to place `at` of `out`; return the place behind. `IndexError` where they don't lie there."""
+    if size < 0 or not 0 <= at <= out.size - size or not 0 <= start <= source.size - size:
+        raise IndexError("a piece that does not lie within its buffer")
     # Unsigned places: a signed one might count from the end, and asking that at each byte made it 20 times slower.
     to, since = np.uint64(at), np.uint64(start)
     for i in range(np.uint64(size)):
@@ -125,7 +127,7 @@ def copy_bytes(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], start
     return at + size
 
 
-@inlined
+@bounded_inlined
 def put_int(out: NDArray[np.uint8], at: int, value: int) -> int:
     """Write an int of 0 or more; return the place behind it."""
     digits, power = 1, 10
@@ -135,7 +137,7 @@ def put_int(out: NDArray[np.uint8], at: int, value: int) -> int:
     return end
 
 
-@inlined
+@bounded_inlined
 def put_fraction(out: NDArray[np.uint8], at: int, value: int, unit: int, decimals: int) -> int:
     """Write value / unit, 0 or more, without zeros at its end, one decimal at least; return the place behind it.
 
@@ -151,7 +153,7 @@ def put_fraction(out: NDArray[np.uint8], at: int, value: int, unit: int, decimal
     return end
 
 
-@inlined
+@bounded_inlined
 def _put_digits(out: NDArray[np.uint8], at: int, value: int, digits: int) -> int:
     # One at a time: two from a table took predictions a quarter longer.
     rest, to = np.uint64(value), np.uint64(at + digits)

@@ -5,14 +5,15 @@ import asyncio
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.fetched import frames
 from streams.raw_records import AS_ARRAYS
 from streams.records import Records, Taken
-from streams.unpacked import unpack
+from streams.unpacked import batch_in, unpack
+from tests.streams.batches import batch_of
 
 READ = ("offset", "timestamp", "key", "value")
 SENT = [(b"k", b"{}", [("a", b"1")]), (None, b"x", []), (b"k", None, [("b", b""), ("c", b"\xff")]), (b"\xff", b"", [])]
@@ -20,13 +21,6 @@ SENT = [(b"k", b"{}", [("a", b"1")]), (None, b"x", []), (b"k", None, [("b", b"")
 some_bytes = st.none() | st.binary(max_size=300)
 headers = st.lists(st.tuples(st.text(max_size=5), some_bytes), max_size=3)
 taken = st.builds(Taken, st.just(0), st.integers(1_700_000_000_000, 1_700_000_100_000), some_bytes, some_bytes, headers)
-
-
-def batch_of(records: list[Taken], *, codec: int = 0) -> bytes:
-    builder = DefaultRecordBatchBuilder(2, codec, 0, -1, -1, -1, 1 << 20)
-    for i, record in enumerate(records):
-        builder.append(i, record.timestamp, record.key, record.value, record.headers)
-    return bytes(builder.build())
 
 
 def read(data: bytes, *, first: int = 0) -> Records:
