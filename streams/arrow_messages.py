@@ -1,133 +1,161 @@
-"""The messages of an Arrow IPC stream, read from their flatbuffers before Arrow itself sees untrusted bytes.
+"""The messages of an Arrow IPC stream, looked at before Arrow is: what reading them costs is bounded here.
 
-Layout: https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc, the tables
-of format/Message.fbs. Every place is checked against the end before it is read.
+Arrow checks that a message is sound, and not what becomes of it: a body of 48 KB unpacks to 1.5 GB, and one table or
+text that a flatbuffer names many times over becomes as many objects (a schema of 100 KB: 800 MB).
+
+Layout: https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc, and the
+tables of format/Message.fbs and Schema.fbs. What would lie outside its message is a `struct.error`, and not read.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator
+from functools import lru_cache
+from struct import Struct, error
 
-from streams.compiled import inlined, kernel
-from streams.raw_bytes import byte_at, word_at
+from streams.events import Refusal
 
-FINE, UNREADABLE, COMPRESSED, TOO_MANY_ROWS = range(4)
-"""What `walk` finds."""
+ROWS_MAX = 65_536
+MESSAGES_MAX = 64
+MESSAGE_BYTES_MAX = 1 << 16
+"""Of a message without its body; a usual one has 500."""
+FIELDS_MAX = 256
+"""Columns, those nested in them, and entries of metadata, each as often as it is named."""
 
-_CONTINUATION = 0xFFFFFFFF
-_SCHEMA, _DICTIONARY_BATCH, RECORD_BATCH = 1, 2, 3
-# Fields by their place in a flatbuffer table.
-_HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
-_ROWS, NODES, BUFFERS, _COMPRESSION = 0, 1, 2, 3
-_DICTIONARY_DATA = 1
+_BROKEN: Refusal = "not_arrow", "marked as Arrow, and no stream of whole Arrow IPC messages"
+_COMPRESSED: Refusal = "not_arrow", "a compressed body, whose size nobody knows beforehand: send it uncompressed"
+# Metadata V4, which C# wrote until 2023, has its compression in there.
+_OWN_METADATA: Refusal = "not_arrow", "metadata of a batch, which may mean that it is compressed: leave it out"
+# In pyarrow 22 an extension's JSON overflows the stack, and a false number of views' buffers ends the process.
+_EXTENSION: Refusal = "not_arrow", "a column of an extension type: send it as the type that it is stored as"
+_VIEWS: Refusal = "not_arrow", "a column of views: send it as utf8 or binary"
+_ROWS: Refusal = "too_large", f"more than {ROWS_MAX} rows"
+_FIELDS: Refusal = "too_large", f"more than {FIELDS_MAX} columns and entries of metadata"
+_MESSAGES: Refusal = "too_large", f"more than {MESSAGES_MAX} messages, or one of more than {MESSAGE_BYTES_MAX} bytes"
 
+_CONTINUATION = b"\xff\xff\xff\xff"
+_END = _CONTINUATION + bytes(4)
+_SCHEMA, _DICTIONARY_BATCH, _RECORD_BATCH = 1, 2, 3
 
-@inlined
-def u4_at(data: NDArray[np.uint8], i: int, end: int) -> int:
-    """Return the 32-bit number at `i`, -1 where it isn't whole before `end`."""
-    if i < 0 or i + 4 > end:
-        return -1
-    return byte_at(data, i) | byte_at(data, i + 1) << 8 | byte_at(data, i + 2) << 16 | byte_at(data, i + 3) << 24
-
-
-@inlined
-def i8_at(data: NDArray[np.uint8], i: int, end: int) -> int:
-    """Return the 64-bit number at `i`, -1 where it isn't whole before `end`."""
-    return -1 if i < 0 or i + 8 > end else int(np.int64(word_at(data, i)))
-
-
-@inlined
-def field_at(data: NDArray[np.uint8], table: int, field: int, end: int) -> int:
-    """Return the place of a field of a flatbuffer table, 0 where it is left out, -1 where the table is broken."""
-    back = u4_at(data, table, end)
-    if back < 0:
-        return -1
-    vtable = table - (back - (1 << 32) if back >= 1 << 31 else back)
-    if vtable < 0 or vtable + 4 > end:
-        return -1
-    entry = vtable + 4 + 2 * field
-    size = byte_at(data, vtable) | byte_at(data, vtable + 1) << 8
-    if entry + 2 > vtable + size:
-        return 0
-    if entry + 2 > end:
-        return -1
-    offset = byte_at(data, entry) | byte_at(data, entry + 1) << 8
-    return table + offset if offset else 0
+_u1, _u2, _u4, _i4, _i8 = (Struct(f"<{code}").unpack_from for code in "BHIiq")
+_PLACES_MAX = 7  # no table has more fields that matter here
+_places = [Struct(f"<{n}H").unpack_from for n in range(_PLACES_MAX + 1)]
 
 
-@inlined
-def below(data: NDArray[np.uint8], at: int, end: int) -> int:
-    """Return the place that the offset at `at` leads to, -1 where there is none."""
-    offset = u4_at(data, at, end) if at > 0 else -1
-    return at + offset if offset > 0 else -1
+class _Refused(Exception):
+    """Carries a refusal out of the loops."""
 
 
-@inlined
-def message_at(data: NDArray[np.uint8], i: int, end: int) -> tuple[int, int, int, int]:
-    """Return type, header, start and end of the body of the message at `i`; type 0 is the end mark, -1 is none."""
-    size = u4_at(data, i + 4, end)
-    if u4_at(data, i, end) != _CONTINUATION or size < 0 or i + 8 + size > end:
-        return -1, 0, 0, 0
-    body = i + 8 + size
-    if size == 0:
-        return 0, 0, body, body
-    table = below(data, i + 8, body)
-    kind_at = field_at(data, table, _HEADER_TYPE, body)
-    header = below(data, field_at(data, table, _HEADER, body), body)
-    length_at = field_at(data, table, _BODY_LENGTH, body)
-    length = i8_at(data, length_at, body) if length_at else 0
-    if kind_at <= 0 or kind_at >= body or header < 0 or length < 0 or length > end - body:
-        return -1, 0, 0, 0
-    return byte_at(data, kind_at), header, body, body + length
+def first_look(value: bytes) -> Refusal | None:
+    """Return why Arrow must not read a stream, None where it may, at a cost that the bounds here limit."""
+    try:
+        _look(value)
+    except _Refused as refused:
+        refusal: Refusal = refused.args[0]
+        return refusal
+    except error:
+        return _BROKEN
+    return None
 
 
-@inlined
-def rows_of(data: NDArray[np.uint8], batch: int, end: int) -> int:
-    """Return how many rows a record batch says it has, -1 where it can't be read."""
-    at = field_at(data, batch, _ROWS, end)
-    return i8_at(data, at, end) if at else 0
+def schema_of(value: bytes) -> bytes:
+    """Return the schema's message, which a stream that may be read begins with."""
+    return value[: 8 + _u4(value, 4)[0]]
 
 
-@inlined
-def is_compressed(data: NDArray[np.uint8], batch: int, end: int) -> bool:
-    """Whether a record batch has a compressed body, or can't be read."""
-    return bool(field_at(data, batch, _COMPRESSION, end) != 0)
+def _look(value: bytes) -> None:
+    rows = 0
+    for n, (kind, message, header) in enumerate(_messages(value)):
+        if n == 0 and kind == _SCHEMA:
+            if refusal := _schema_flaw(message, header):
+                raise _Refused(refusal)
+        elif n and kind == _DICTIONARY_BATCH:
+            _, data, *_ = _fields(message, header)
+            _rows(message, _below(message, data))
+        elif n and kind == _RECORD_BATCH:
+            rows += _rows(message, header)
+        else:
+            raise _Refused(_BROKEN)
+        if rows > ROWS_MAX:
+            raise _Refused(_ROWS)
 
 
-@inlined
-def structs_at(data: NDArray[np.uint8], batch: int, field: int, count: int, end: int) -> int:
-    """Return where a vector of `count` structs of 16 bytes begins, -1 where it isn't there in full."""
-    vector = below(data, field_at(data, batch, field, end), end)
-    if u4_at(data, vector, end) != count or vector + 4 + 16 * count > end:
-        return -1
-    return int(vector + 4)
+def _messages(value: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield kind, message and place of the header in it, of each message up to the end."""
+    at = 0
+    for _ in range(MESSAGES_MAX):
+        size = _u4(value, at + 4)[0]
+        body = at + 8 + size
+        if value[at : at + 4] != _CONTINUATION or body > len(value):
+            raise _Refused(_BROKEN)
+        if size > MESSAGE_BYTES_MAX:
+            raise _Refused(_MESSAGES)
+        message = value[at + 8 : body]
+        _, kind, header, length, metadata, *_ = _fields(message, _u4(message)[0])
+        at = body + (_i8(message, length)[0] if length else 0)
+        if not kind or not body <= at <= len(value):
+            raise _Refused(_BROKEN)
+        if _count(message, metadata):
+            raise _Refused(_OWN_METADATA)
+        yield _u1(message, kind)[0], message, _below(message, header)
+        if at == len(value) or value[at : at + 9] == _END:
+            return
+    raise _Refused(_MESSAGES)
 
 
-@kernel
-def walk(data: NDArray[np.uint8], start: int, end: int, rows_max: int) -> int:
-    """Return what is wrong with the stream in `data[start:end]` before a body is looked at, or `FINE`."""
-    i, rows = start, 0
-    while i < end:
-        kind, header, body, body_end = message_at(data, i, end)
-        if kind == 0 and i > start:
-            return FINE if body == end else UNREADABLE
-        if kind == _DICTIONARY_BATCH:
-            header = below(data, field_at(data, header, _DICTIONARY_DATA, body), body)
-        elif kind != (_SCHEMA if i == start else RECORD_BATCH):
-            return UNREADABLE
-        if kind != _SCHEMA:
-            length = rows_of(data, header, body)
-            if length < 0:
-                return UNREADABLE
-            if is_compressed(data, header, body):
-                return COMPRESSED
-            rows += length if kind == RECORD_BATCH else 0
-            if length > rows_max or rows > rows_max:
-                return TOO_MANY_ROWS
-        i = body_end
-    return FINE if i > start else UNREADABLE
+def _rows(message: bytes, batch: int) -> int:
+    rows, _, _, compression, views, *_ = _fields(message, batch)
+    if compression:
+        raise _Refused(_COMPRESSED)
+    if _count(message, views):
+        raise _Refused(_VIEWS)
+    n: int = _i8(message, rows)[0] if rows else 0
+    if n < 0:
+        raise _Refused(_BROKEN)
+    if n > ROWS_MAX:
+        raise _Refused(_ROWS)
+    return n
 
 
-@inlined
-def is_whole(data: NDArray[np.uint8], i: int, end: int) -> bool:
-    """Whether a stream ends at `i`, or with an end mark there."""
-    return i == end or (i + 8 == end and u4_at(data, i, end) == _CONTINUATION and u4_at(data, i + 4, end) == 0)
+@lru_cache(maxsize=64)
+def _schema_flaw(message: bytes, schema: int) -> Refusal | None:
+    if b"ARROW:extension" in message:
+        return _EXTENSION
+    _, fields, metadata, *_ = _fields(message, schema)
+    left = FIELDS_MAX - _count(message, metadata)
+    vectors = [fields] if fields else []
+    while vectors:
+        vector = vectors.pop()
+        n = _count(message, vector)
+        left -= n
+        if left < 0:
+            return _FIELDS
+        first = _below(message, vector) + 4
+        for at in range(first, first + 4 * n, 4):
+            *_, children, metadata = _fields(message, _below(message, at))
+            left -= _count(message, metadata)
+            if children:
+                vectors.append(children)
+    return _FIELDS if left < 0 else None
+
+
+def _fields(message: bytes, table: int) -> list[int]:
+    """Return where the fields of a flatbuffer's table are, shape (7,), 0 for one that is left out."""
+    vtable = table - _i4(message, table)[0]
+    if vtable < 0:
+        raise _Refused(_BROKEN)
+    n = max(0, min((_u2(message, vtable)[0] - 4) // 2, _PLACES_MAX))
+    places = [table + place if place else 0 for place in _places[n](message, vtable + 4)]
+    return places + [0] * (_PLACES_MAX - n)
+
+
+def _below(message: bytes, at: int) -> int:
+    """Return the place that the offset at `at` leads to; 0 stands for one that is left out, and leads nowhere."""
+    if not at:
+        raise _Refused(_BROKEN)
+    place: int = at + _u4(message, at)[0]
+    return place
+
+
+def _count(message: bytes, at: int) -> int:
+    """Return how many elements the vector has that the offset at `at` leads to; none where `at` is 0."""
+    n: int = _u4(message, _below(message, at))[0] if at else 0
+    return n

@@ -1,7 +1,7 @@
 """Records of topic `metrics` to columns of events, and to dead letters with their reason.
 
-The usual form of an event never becomes a Python object: `streams.scan` reads JSON and `streams.arrow_scan` Arrow
-sweeps. What they leave, record by record, goes the way of `streams.events`: the only one that rejects.
+The usual form of an event never becomes a Python object: `streams.scan` reads JSON. What it leaves, record by record,
+goes the way of `streams.events`, the only one that rejects. Arrow sweeps all go the way of `streams.arrow_rows`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from streams import arrow_rows, arrow_sweep
-from streams.arrow_scan import ROW_BYTES_MIN, plan_of, scan_arrow
+from streams import arrow_rows
 from streams.arrow_sweep import is_arrow
 from streams.contract import METRICS, DeadReason, MetricEvent
 from streams.events import FUTURE_MS_MAX, Refusal, decode_events, elements_of, flaw, metrics_of, parse
@@ -72,20 +72,18 @@ def decode(records: Sequence[Record]) -> tuple[Decoded, list[Rejected]]:
     rejected: list[Rejected] = []
     if is_mine is None:
         return _admitted(records, usual, {}, rejected) if ahead else usual, rejected
-    sweeps = _scanned_arrow(records, [i for i, refusal in unread.items() if refusal is None], is_mine)
+    arrow = [i for i, refusal in unread.items() if refusal is None]
+    sweeps = _swept(records, arrow, rejected)
+    is_mine[arrow] = 1
     unusual, flawed = _taken_apart(records, np.flatnonzero(is_mine == 0).tolist(), unread, rejected)
-    return _admitted(records, _merged([usual, sweeps, *unusual]), flawed, rejected), rejected
+    return _admitted(records, _merged([usual, sweeps, unusual]), flawed, rejected), rejected
 
 
 def compile_scanners() -> None:
     """Compile what `decode` may call, or load it from its cache."""
     event = MetricEvent(stream_id="a/1", ts=0, utilization=0.0)
-    sweep = arrow_sweep.encode([event])
-    json, arrow = (Records.of([Taken(0, 0, b"a", value, [])]) for value in (_encode(event), sweep))
     compile_unpack()
-    _scanned(json, {})
-    _scanned_arrow(arrow, [0], np.zeros(1, np.uint8))
-    arrow_rows.read(sweep)
+    _scanned(Records.of([Taken(0, 0, b"a", _encode(event), [])]), {})
 
 
 def event_bytes(record: Record, element: int) -> bytes | None:
@@ -100,7 +98,8 @@ def events_bytes(record: Record, elements: Sequence[int]) -> list[bytes | None]:
         return [value for _ in elements]
     if is_arrow(record.headers):
         sweep = arrow_rows.read(value)
-        return [sweep.row_json(i) if isinstance(sweep, arrow_rows.Sweep) else value for i in elements]
+        rows = None if isinstance(sweep, tuple) else arrow_rows.rows_of([sweep])
+        return [rows.row_json(i) if rows else value for i in elements]
     found = elements_of(value)
     return [value if found is None else found[i] for i in elements]
 
@@ -190,46 +189,67 @@ def _decoded(data: NDArray[np.uint8], places: NDArray[np.int64], metrics: NDArra
     )  # fmt: skip
 
 
-def _scanned_arrow(records: Records, at: Sequence[int], is_mine: NDArray[np.uint8]) -> Decoded:
-    """Return the usual events of the Arrow sweeps `at`, and mark in `is_mine` which these are."""
-    values = [records.value(i) or b"" for i in at]
-    plan = plan_of(values[0]) if at else None
-    if plan is None:
+def _swept(records: Records, at: Sequence[int], rejected: list[Rejected]) -> Decoded:
+    """Return the events of the Arrow sweeps `at`, and reject what is none: each as it would be without the others."""
+    sweeps: dict[int, pa.Table] = {}
+    for i in at:
+        found = arrow_rows.read(records.value(i) or b"")
+        if isinstance(found, tuple):
+            reason, detail = found
+            rejected.append(Rejected(records[i], 0, reason, detail, records.value(i)))
+        else:
+            sweeps[i] = found
+    if not sweeps:
         return _decoded(np.empty(0, np.uint8), *_columns(0), 0)
-    data = np.frombuffer(b"".join(values), np.uint8)
-    ends = np.cumsum([len(value) for value in values])
-    places, metrics = _columns(data.size // ROW_BYTES_MIN + 1)
-    mine = np.empty(len(at), np.uint8)
-    n = scan_arrow(data, ends, records.timestamp[at], *plan, arrow_rows.ROWS_MAX, places, metrics, mine)
-    is_mine[at] = mine
-    places[RECORD, :n] = np.array(at)[places[RECORD, :n]]
-    return _decoded(data, places, metrics, n)
+    sizes = [sweep.num_rows for sweep in sweeps.values()]
+    record, element = np.repeat(list(sweeps), sizes), np.concatenate(list(map(np.arange, sizes)))
+    rows = arrow_rows.rows_of(list(sweeps.values()))
+    is_event = rows.good()
+    if not is_event.all():
+        _reject_rows(records, rows, record, element, is_event, rejected)
+    row = np.flatnonzero(is_event)
+    where = record[row], element[row], records.timestamp[record[row]]
+    return Decoded(rows.id_bytes, rows.id_start[row], rows.id_end[row], rows.ts[row], rows.metrics[row], *where)
+
+
+def _reject_rows(
+    records: Records, rows: arrow_rows.Rows, record: NDArray[np.int64], element: NDArray[np.int64],
+    is_event: NDArray[np.bool_], rejected: list[Rejected],
+) -> None:  # fmt: skip
+    """Reject the rows that are no event, and take the rest of a sweep that is rejected whole out of `is_event`."""
+    for i, group in groupby(np.flatnonzero(~is_event).tolist(), lambda row: int(record[row])):
+        bad = list(group)
+        if len(bad) > REJECTED_MAX:
+            reason, detail = rows.refusal(bad[0])
+            detail = f"row {element[bad[0]]} of {(record == i).sum()}: {detail}"
+            rejected.append(_whole(records[i], (reason, detail)))
+            is_event[record == i] = False
+        else:
+            taken = records[i]
+            rejected += [Rejected(taken, int(element[row]), *rows.refusal(row), rows.row_json(row)) for row in bad]
 
 
 def _taken_apart(
     records: Records, left: Iterable[int], unread: Mapping[int, Refusal | None], rejected: list[Rejected]
-) -> tuple[list[Decoded], dict[tuple[int, int], Refusal]]:
+) -> tuple[Decoded, dict[tuple[int, int], Refusal]]:
     """Return the events of the records that are left, one Python object an event, and reject what is none.
 
     Of the events, those with a flaw that types can't say are named by record and element: their turn comes later.
     """
-    parts: list[Decoded] = []
     events: list[tuple[int, int, MetricEvent]] = []
-    empty: list[tuple[Record, str]] = []
+    empty: list[Record] = []
     for i in left:
         record, refusal, n = records[i], unread.get(i), 1
         if refusal:
             rejected.append(Rejected(record, 0, *refusal, record.value))
-        elif i in unread:
-            n = _take_sweep(record, i, parts, rejected)
         else:
             found = _events_of(record, rejected)
             sweep, n = (found, len(found)) if isinstance(found, list) else ([found], 1)
             events += [(i, j, event) for j, event in enumerate(sweep) if event is not None]
         if n == 0:
-            empty.append((record, "an array without an event" if i not in unread else "a stream without a row"))
-    rejected += [Rejected(record, 0, "empty_sweep", detail, record.value) for record, detail in empty]
-    return [*parts, _columns_of(records.timestamp, events)], _flawed(events)
+            empty.append(record)
+    rejected += [Rejected(r, 0, "empty_sweep", "an array without an event", r.value) for r in empty]
+    return _columns_of(records.timestamp, events), _flawed(events)
 
 
 def _events_of(record: Record, rejected: list[Rejected]) -> MetricEvent | list[Any]:
@@ -256,24 +276,6 @@ def _event_or_none(record: Record, element: int, value: bytes, rejected: list[Re
         return event
     rejected.append(Rejected(record, element, *event, value))
     return None
-
-
-def _take_sweep(record: Record, i: int, parts: list[Decoded], rejected: list[Rejected]) -> int:
-    """Take an Arrow sweep, record `i` of its fetch; return how many rows it has, 1 where it has none to be read."""
-    sweep = arrow_rows.read(record.value)
-    if not isinstance(sweep, arrow_rows.Sweep):
-        rejected.append(Rejected(record, 0, *sweep, record.value))
-        return 1
-    is_good = sweep.good()
-    rejected += [
-        Rejected(record, row, *sweep.refusal(row), sweep.row_json(row)) for row in np.flatnonzero(~is_good).tolist()
-    ]
-    row = np.flatnonzero(is_good)
-    where = np.full(row.size, i), row, np.full(row.size, record.timestamp)
-    parts.append(
-        Decoded(sweep.id_bytes, sweep.id_start[row], sweep.id_end[row], sweep.ts[row], sweep.metrics[row], *where)
-    )
-    return is_good.size
 
 
 def _columns_of(timestamp: NDArray[np.int64], events: Sequence[tuple[int, int, MetricEvent]]) -> Decoded:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streams import arrow_rows
 from streams import decode as decoding
-from streams.arrow_rows import ROWS_MAX
+from streams.arrow_messages import ROWS_MAX
 from streams.arrow_sweep import CONTENT_TYPE, SCHEMA, encode
 from streams.contract import METRICS
 from streams.decode import FUTURE_MS_MAX, decode, event_bytes
