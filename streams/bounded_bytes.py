@@ -16,3 +16,12 @@ def byte_at(value: NDArray[np.uint8], i: int) -> int:
     """Return `value[i]`, and 0 outside: a byte that no JSON has, so that each loop over it ends there."""
     # Unsigned: a place below 0 is past the end, too, and numba need not ask whether it counts from there.
     return int(np.int64(value[np.uint64(i)])) if np.uint64(i) < np.uint64(value.size) else 0
+
+
+@bounded_inlined
+def word_at(data: NDArray[np.uint8], i: int) -> np.uint64:
+    """Return the eight bytes from `data[i]` on, the first of them lowest."""
+    word = np.uint64(0)
+    for k in range(8):
+        word |= np.uint64(data[np.uint64(i) + np.uint64(k)]) << np.uint64(8 * k)
+    return word

@@ -1,19 +1,22 @@
 """Streams by number: a table from the bytes of an id to its slot, in arrays, so that compiled code can ask it.
 
 Open addressing with linear probing (Knuth, The Art of Computer Programming 3, 6.4), at most half full; a removal moves
-what follows back, so nothing is left behind. The hash has a fixed seed, and slots don't depend on it: they are given in
-the order of asking, so a replay gives the same ones. Whoever picks ids that collide makes each of them cost as many
-steps as there are streams; `streams_max` is the bound of that.
+what follows back, so nothing is left behind. The hash is SipHash-1-3 (Aumasson and Bernstein, 2012) with a seed of this
+process: nobody who lacks the seed can pick ids that collide, which with FNV-1a took seconds and cost a worker a minute.
+Slots don't depend on it, they are given in the order of asking, so a replay gives the same ones; and no hash is stored.
 """
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.compiled import inlined, kernel
+from streams.bounded_bytes import word_at
+from streams.compiled import bounded_inlined, bounded_kernel
 
-_SEED, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a
+_SEED = np.frombuffer(os.urandom(16), np.uint64)  # an argument of what is compiled, for a constant would be cached
+_Four = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 _LIVE, _NEXT, _FREE, _USED, _ADDED = range(5)  # places in `_counts`
 _SLOT, _TAG = 0, 1
 _EMPTY = -1
@@ -64,7 +67,7 @@ class StreamIds:
         return self.place(np.frombuffer(b"".join(encoded), np.uint8), starts, ends)
 
     def place(self, data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As `slots`, of the ids in `data[start:end]`; both of shape (n,)."""
+        """As `slots`, of the ids in `data[start:end]`, both of shape (n,); `ValueError` where one isn't inside."""
         if data.flags.writeable:  # one type of array is compiled, and bytes give the other one
             data = data.view()
             data.flags.writeable = False
@@ -74,7 +77,7 @@ class StreamIds:
             before = done
             done = _place(
                 data, start, end, done, slot, self._bytes, self._spans, self._hashes, self._buckets, self._free,
-                self._counts, self._streams_max,
+                self._counts, self._streams_max, _SEED,
             )  # fmt: skip
             if self._counts[_ADDED]:
                 self._name(slot[before:done])
@@ -147,15 +150,17 @@ class StreamIds:
         return np.flatnonzero(self._spans[0, : self._counts[_NEXT]] >= 0)
 
 
-@kernel
+@bounded_kernel
 def _place(
     data: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64], first: int, slot: NDArray[np.int64],
     arena: NDArray[np.uint8], spans: NDArray[np.int64], hashes: NDArray[np.uint64], buckets: NDArray[np.int32],
-    free: NDArray[np.int64], counts: NDArray[np.int64], streams_max: int,
+    free: NDArray[np.int64], counts: NDArray[np.int64], streams_max: int, seed: NDArray[np.uint64],
 ) -> int:  # fmt: skip
     """Give slots to the ids from `first` on; return where to go on once there is more room, n if that is the end."""
     for i in range(first, start.size):
-        hashed = _hash(data, start[i], end[i])
+        if not 0 <= start[i] <= end[i] <= data.size:  # else they would be another id's, or none
+            raise ValueError("an id lies outside the bytes it is read from")
+        hashed = _hash(data, start[i], end[i], seed)
         bucket = _find(data, start[i], end[i], hashed, arena, spans, buckets)
         slot[i] = buckets[bucket, _SLOT]
         if slot[i] >= 0 or counts[_LIVE] >= streams_max:
@@ -186,25 +191,72 @@ def _place(
     return start.size
 
 
-@inlined
-def _hash(data: NDArray[np.uint8], start: int, end: int) -> np.uint64:
-    h = _SEED
-    for i in range(start, end):
-        h = (h ^ np.uint64(data[i])) * _PRIME
-    return h ^ (h >> np.uint64(29))
+@bounded_inlined
+def _hash(data: NDArray[np.uint8], start: int, end: int, seed: NDArray[np.uint64]) -> np.uint64:
+    """Return SipHash-1-3 of `data[start:end]`, which has to lie inside."""
+    k0, k1 = seed[0], seed[1]
+    v = (
+        k0 ^ np.uint64(0x736F6D6570736575),
+        k1 ^ np.uint64(0x646F72616E646F6D),
+        k0 ^ np.uint64(0x6C7967656E657261),
+        k1 ^ np.uint64(0x7465646279746573),
+    )
+    for at in range(start, end - 7, 8):
+        v = _absorb(v, word_at(data, at))
+    v = _absorb(v, _last_word(data, start, end) | np.uint64(end - start) << np.uint64(56))
+    v = (v[0], v[1], v[2] ^ np.uint64(0xFF), v[3])
+    for _ in range(3):
+        v = _sip_round(v)
+    hashed: np.uint64 = v[0] ^ v[1] ^ v[2] ^ v[3]
+    return hashed
 
 
-@inlined
+@bounded_inlined
+def _last_word(data: NDArray[np.uint8], start: int, end: int) -> np.uint64:
+    """Return the bytes behind the last whole word, the first of them lowest; reads none behind `end`."""
+    rest = (end - start) & 7
+    if rest == 0:
+        return np.uint64(0)
+    if end - start > 8:
+        return word_at(data, end - 8) >> np.uint64(8 * (8 - rest))
+    word = np.uint64(0)
+    for i in range(rest):
+        word |= np.uint64(data[start + i]) << np.uint64(8 * i)
+    return word
+
+
+@bounded_inlined
+def _absorb(v: _Four, word: np.uint64) -> _Four:
+    mixed = _sip_round((v[0], v[1], v[2], v[3] ^ word))
+    return mixed[0] ^ word, mixed[1], mixed[2], mixed[3]
+
+
+@bounded_inlined
+def _sip_round(v: _Four) -> _Four:
+    a, b, c, d = v
+    a, c = a + b, c + d
+    b, d = _turned(b, 13) ^ a, _turned(d, 16) ^ c
+    a, c = _turned(a, 32) + d, c + b
+    b, d = _turned(b, 17) ^ c, _turned(d, 21) ^ a
+    return a, b, _turned(c, 32), d
+
+
+@bounded_inlined
+def _turned(x: np.uint64, bits: int) -> np.uint64:
+    return x << np.uint64(bits) | x >> np.uint64(64 - bits)
+
+
+@bounded_inlined
 def _tag(hashed: np.uint64) -> int:
     return int(np.int64(hashed >> np.uint64(33)))
 
 
-@inlined
+@bounded_inlined
 def _home(hashed: np.uint64, buckets: NDArray[np.int32]) -> int:
     return int(np.int64(hashed & np.uint64(buckets.shape[0] - 1)))
 
 
-@inlined
+@bounded_inlined
 def _find(
     data: NDArray[np.uint8], start: int, end: int, hashed: np.uint64,
     arena: NDArray[np.uint8], spans: NDArray[np.int64], buckets: NDArray[np.int32],
@@ -215,18 +267,23 @@ def _find(
         if buckets[bucket, _TAG] == tag:
             s = buckets[bucket, _SLOT]
             at = spans[0, s]
-            if spans[1, s] - at == end - start:
-                k = start
-                while k < end and data[k] == arena[at]:
-                    k += 1
-                    at += 1
-                if k == end:
-                    return int(bucket)
+            if spans[1, s] - at == end - start and _is_same(data, start, arena, at, end - start):
+                return int(bucket)
         bucket = (bucket + 1) & last
     return int(bucket)
 
 
-@kernel
+@bounded_inlined
+def _is_same(data: NDArray[np.uint8], start: int, arena: NDArray[np.uint8], at: int, size: int) -> bool:
+    k = 0
+    while k + 8 <= size:
+        if word_at(data, start + k) != word_at(arena, at + k):
+            return False
+        k += 8
+    return bool(_last_word(data, start, start + size) == _last_word(arena, at, at + size))
+
+
+@bounded_kernel
 def _put_in(slot: int, hashes: NDArray[np.uint64], buckets: NDArray[np.int32]) -> None:
     bucket, last = _home(hashes[slot], buckets), buckets.shape[0] - 1
     while buckets[bucket, _SLOT] >= 0:
@@ -234,7 +291,7 @@ def _put_in(slot: int, hashes: NDArray[np.uint64], buckets: NDArray[np.int32]) -
     buckets[bucket, _SLOT], buckets[bucket, _TAG] = slot, _tag(hashes[slot])
 
 
-@kernel
+@bounded_kernel
 def _take_out(slot: int, hashes: NDArray[np.uint64], buckets: NDArray[np.int32]) -> None:
     """Empty a slot's bucket, and move back what had to pass it on the way to its place."""
     last = buckets.shape[0] - 1
@@ -254,7 +311,7 @@ def _take_out(slot: int, hashes: NDArray[np.uint64], buckets: NDArray[np.int32])
     buckets[hole, _SLOT] = _EMPTY
 
 
-@kernel
+@bounded_kernel
 def _gather(
     slots: NDArray[np.int64], arena: NDArray[np.uint8], spans: NDArray[np.int64],
     offsets: NDArray[np.int32], data: NDArray[np.uint8],

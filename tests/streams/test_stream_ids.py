@@ -1,5 +1,11 @@
 """The table of stream ids is a dict with slots: under any order of adding, finding and removing."""
 
+import json
+import os
+import runpy
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,8 +70,64 @@ def test_ids_that_all_collide_still_find_their_slots(steps):
         # Uncompiled, every id has one home and a full probe of the table is the only way.
         for name in ("_place", "_put_in", "_take_out", "_find", "_tag", "_home"):
             patch.setattr(stream_ids, name, getattr(stream_ids, name).py_func)
-        patch.setattr(stream_ids, "_hash", lambda data, start, end: np.uint64(2_047))
+        patch.setattr(stream_ids, "_hash", lambda data, start, end, seed: np.uint64(2_047))
         hold_together(steps, streams_max=30)
+
+
+def key(python_hash_seed):
+    """The key that CPython derives from PYTHONHASHSEED (Python/bootstrap_hash.c, `lcg_urandom`)."""
+    x, key = python_hash_seed, bytearray()
+    for _ in range(16):
+        x = (x * 214_013 + 2_531_011) % (1 << 32)
+        key.append(x >> 16 & 0xFF)
+    return np.frombuffer(key, np.uint64)
+
+
+@pytest.mark.skipif(sys.hash_info.algorithm != "siphash13", reason="this Python hashes bytes another way")
+def test_the_hash_is_the_siphash_of_pythons_own_bytes():
+    told = "import json; print(json.dumps([hash(bytes(range(n))) for n in range(1, 201)]))"
+    python = {"args": [sys.executable, "-c", told], "env": os.environ | {"PYTHONHASHSEED": "42"}}
+    theirs = json.loads(subprocess.run(**python, capture_output=True, check=True, timeout=60).stdout)
+    data = np.arange(200, dtype=np.uint8)
+
+    ours = [stream_ids._hash(data, 0, n, key(42)) for n in range(1, 201)]
+
+    assert ours == [theirs_of_n % (1 << 64) for theirs_of_n in theirs]
+
+
+def longest_walk(ids):
+    """How many buckets the last id to be found is away from its home."""
+    at = np.flatnonzero(ids._buckets[:, 0] >= 0)
+    home = ids._hashes[ids._buckets[at, 0]] % np.uint64(len(ids._buckets))
+    return int(((at - home.astype(np.int64)) % len(ids._buckets)).max())
+
+
+def test_ids_picked_to_collide_under_one_seed_are_spread_by_another_and_their_slots_the_same(monkeypatch):
+    names = [f"leaf/{i}" for i in range(200_000)]
+    data = np.frombuffer("".join(names).encode(), np.uint8)
+    ends = np.cumsum([len(name) for name in names]).tolist()
+    starts = [0, *ends[:-1]]
+    homes = [stream_ids._hash(data, a, b, key(1)) % 2_048 for a, b in zip(starts, ends, strict=True)]
+    picked = [name for name, home in zip(names, homes, strict=True) if home == 7]
+    walks = []
+    for seed in (1, 2):
+        monkeypatch.setattr(stream_ids, "_SEED", key(seed))
+        ids = StreamIds(streams_max=1_000)
+        assert ids.slots(picked).tolist() == list(range(len(picked)))
+        walks.append(longest_walk(ids))
+
+    assert walks[0] == len(picked) - 1 > 80
+    assert walks[1] < 5
+
+
+def test_each_process_has_a_seed_of_its_own():
+    assert runpy.run_path(stream_ids.__file__)["_SEED"].tolist() != stream_ids._SEED.tolist()
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 2), (0, 4), (3, 2)])
+def test_an_id_outside_its_bytes_is_the_callers_bug(start, end):
+    with pytest.raises(ValueError, match="outside the bytes"):
+        StreamIds(streams_max=9).place(np.zeros(3, np.uint8), np.array([start]), np.array([end]))
 
 
 def test_the_table_grows_and_freed_bytes_are_used_again():
