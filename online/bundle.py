@@ -10,7 +10,6 @@ of the training machine, bit for bit.
 
 import hashlib
 import importlib.resources
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,7 +25,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from online import booster_file
 from online.episodes import CLOSED_BELOW_RISK, OPENED_FROM_RISK
+from online.files import read_regular, sync_folder, write_whole
 from online.trees import Forest
 from streams.contract import CLASSES, FEATURES, EventTimeMs, LinkcastError
 
@@ -39,8 +40,9 @@ THRESHOLDS = {"opened_from": OPENED_FROM_RISK, "closed_below": CLOSED_BELOW_RISK
 """The risks at which something happens; a bundle's evaluation holds for these."""
 
 _MANIFEST, _SIGNATURE = "manifest.json", "manifest.sig"
-_MODELS = ("classifier.ubj", "risk.ubj")
-_SIZES_MAX = {_MANIFEST: 1 << 20, _SIGNATURE: 64} | dict.fromkeys(_MODELS, 64 << 20)
+_MODELS = {"classifier.ubj": len(CLASSES), "risk.ubj": 1}  # outputs of each
+MANIFEST_BYTES_MAX = 1 << 20
+_SIZES_MAX = {_MANIFEST: MANIFEST_BYTES_MAX, _SIGNATURE: 64} | dict.fromkeys(_MODELS, 64 << 20)
 
 Figures = dict[str, float | dict[str, float | None] | None]
 """Measured figures by name, some of them by class; null is unknown."""
@@ -48,7 +50,23 @@ _Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class BundleRefused(LinkcastError):
-    """A bundle that can't be trusted, or would score wrongly here."""
+    """A bundle that can't be trusted, or would score wrongly here. Its message is one line, whatever is in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    r"""Return text from outside for a line of a log: control characters escaped, what is long cut in its middle.
+
+    >>> one_line("v7\nmodel v8 scores from now on"), len(one_line("v" * 100_000))
+    ('v7\\nmodel v8 scores from now on', 803)
+    """
+    return _cut("".join(c if c.isprintable() else repr(c)[1:-1] for c in _cut(text)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 800 else f"{text[:500]} … {text[-300:]}"  # the end says what to do
 
 
 class File(msgspec.Struct, frozen=True):
@@ -181,49 +199,51 @@ def _version(manifest: Manifest, content: bytes) -> str:
 
 
 def _place(folder: Path, files: Mapping[str, bytes]) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
-        whole = Path(scratch) / folder.name
-        whole.mkdir()
-        for name, content in files.items():
-            with (whole / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        try:
-            whole.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # already there: the version is a hash of the content, so it is the same bundle
-                raise
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
+            whole = Path(scratch) / folder.name
+            whole.mkdir()
+            for name, content in files.items():
+                write_whole(whole / name, content, mode=0o666, replace=False)
+            try:
+                whole.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # already there: the version is a hash of the content, so it is the same bundle
+                    raise
+            sync_folder(folder.parent)
+    except OSError as error:
+        error.filename, error.filename2 = str(folder), None  # no scratch folder, which is gone by now
+        raise
     return folder
 
 
 def load_bundle(folder: Path, trusted_keys: Sequence[Ed25519PublicKey]) -> Bundle:
     """Return the bundle in `folder` if one of `trusted_keys` signed it and it scores here as it did when trained.
 
-    Checks sizes, signature, hashes, versions, and then parses and compares the golden rows; `BundleRefused` names the
-    check that failed.
+    Checks sizes, signature, hashes, versions, and then the models' form before XGBoost parses them, and last compares
+    the golden rows; `BundleRefused` names the check that failed.
     """
     files = {name: _read(folder / name, size_max) for name, size_max in _SIZES_MAX.items()}
     _check_signature(folder, files, trusted_keys)
     try:
         manifest = msgspec.json.decode(files[_MANIFEST], type=Manifest)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise BundleRefused(
             f"{folder / _MANIFEST}: {error}. It was written by another version of linkcast: retrain the bundle."
         ) from error
     _check_hashes(folder, manifest, files)
     _check_versions(folder, manifest)
-    classifier, classifier_forest = _parse(folder / _MODELS[0], files[_MODELS[0]])
-    risk, risk_forest = _parse(folder / _MODELS[1], files[_MODELS[1]])
+    (classifier, classifier_forest), (risk, risk_forest) = (
+        _parse(folder / name, files[name], n_outputs) for name, n_outputs in _MODELS.items()
+    )
     _check_golden(folder, manifest.golden, (classifier, risk), (classifier_forest, risk_forest))
     return Bundle(_version(manifest, files[_MANIFEST]), manifest, classifier_forest, risk_forest, risk)
 
 
 def _read(path: Path, size_max: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(size_max + 1)
+        content = read_regular(path, size_max + 1)
     except OSError as error:
         raise BundleRefused(
             f"{path}: {error.strerror}. A bundle has {', '.join(_SIZES_MAX)}: copy it whole."
@@ -272,13 +292,16 @@ def _check_versions(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def _parse(path: Path, content: bytes) -> tuple[xgb.Booster, Forest]:
+def _parse(path: Path, content: bytes, n_outputs: int) -> tuple[xgb.Booster, Forest]:
     booster = xgb.Booster({"nthread": 1})
     try:
+        saved = booster_file.read(content)
+        if (saved.n_features, saved.n_outputs) != (len(FEATURES), n_outputs):
+            raise ValueError(f"{saved.n_features} features to {saved.n_outputs} outputs")
         booster.load_model(bytearray(content))
-        return booster, Forest.from_booster(booster)
+        return booster, Forest.from_saved(saved)
     except (xgb.core.XGBoostError, ValueError) as error:
-        raise BundleRefused(f"{path}: {str(error).splitlines()[0]}. Retrain the bundle.") from error
+        raise BundleRefused(f"{path}: {str(error).partition(chr(10))[0]}. Retrain the bundle.") from error
 
 
 def _check_golden(folder: Path, golden: Golden, boosters: Sequence[xgb.Booster], forests: Sequence[Forest]) -> None:

@@ -3,14 +3,19 @@
 Whoever trains has the private key; a worker has public keys only, and loads what one of them signed.
 """
 
-import os
+import logging
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from online.files import read_regular, write_whole
 from streams.contract import LinkcastError
+
+log = logging.getLogger(__name__)
+
+KEY_BYTES_MAX = 1 << 16
 
 
 class KeyRefused(LinkcastError):
@@ -20,40 +25,51 @@ class KeyRefused(LinkcastError):
 def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     """Return the signing key in `path`, made first where there is none, for its owner's eyes only (mode 0600).
 
-    Its public half lies beside it in `PATH.pub`: that file is what a worker is given to trust.
+    Its public half lies beside it in `PATH.pub`: that file is what a worker is given to trust. It is written anew where
+    it is missing or holds no key, as after a disk that was full. Raises `KeyRefused`.
     """
-    if not path.exists():
+    if is_new := not path.exists():
         _create_key(path)
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(read_regular(path, KEY_BYTES_MAX), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyRefused(f"{path}: no readable private key ({error}). Move it away to have a new one made.") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyRefused(f"{path}: not an Ed25519 key. Move it away to have a new one made.")
+    try:
+        _write_public_half(key, path.with_name(path.name + ".pub"))
+    except OSError as error:
+        if is_new:
+            raise KeyRefused(f"{error.filename}: {error.strerror}. Mend that, and it is written next time.") from error
+        # The key signs all the same: it may well be mounted where nobody writes.
+        log.warning("%s: %s, so workers can't be given it to trust", error.filename, error.strerror)
     return key
 
 
 def _create_key(path: Path) -> None:
-    key = Ed25519PrivateKey.generate()
-    encoding = serialization.Encoding.PEM
-    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    public = key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(private)
+    private = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     try:
-        # Whole or not at all, and of two processes that make a key at once the first one's stays.
-        path.hardlink_to(scratch)
-        _public_path(path).write_bytes(public)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, private, mode=0o600, replace=False)
     except FileExistsError:
-        pass
-    finally:
-        scratch.unlink()
+        pass  # of two processes that make a key at once the first one's stays
+    except OSError as error:
+        raise KeyRefused(f"{error.filename}: {error.strerror}. The signing key has to be written there.") from error
 
 
-def _public_path(path: Path) -> Path:
-    return path.with_name(path.name + ".pub")
+def _write_public_half(key: Ed25519PrivateKey, path: Path) -> None:
+    if path.exists():
+        try:
+            _load_public_key(path)
+            return
+        except KeyRefused:
+            log.warning("%s: holds no key, so it is written anew", path)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )  # fmt: skip
+    write_whole(path, public, mode=0o644, replace=True)
 
 
 def load_trusted_keys(path: Path) -> list[Ed25519PublicKey]:
@@ -68,7 +84,7 @@ def load_trusted_keys(path: Path) -> list[Ed25519PublicKey]:
 
 def _load_public_key(path: Path) -> Ed25519PublicKey:
     try:
-        pem = path.read_bytes()
+        pem = read_regular(path, KEY_BYTES_MAX)
     except OSError as error:
         raise KeyRefused(f"{path}: no readable public key ({error}). Give the .pub file beside the key.") from error
     return public_key(pem, str(path))

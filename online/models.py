@@ -8,7 +8,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from online.bundle import BundleRefused, load_bundle
+from online.bundle import BundleRefused, load_bundle, one_line
 from online.champion import Champion
 from online.keys import KeyRefused, load_trusted_keys
 from online.publish import folder_of
@@ -79,7 +79,7 @@ class Models:
                 scorer = await asyncio.to_thread(self.load, manifest.version)
             except (BundleRefused, KeyRefused) as error:
                 who = "the champion stays" if self._newest else "the rules go on"
-                log.error("model %s refused, %s: %s", manifest.version, who, error)
+                log.error("model %s refused, %s: %s", one_line(manifest.version), who, error)
                 continue
             self._newest = manifest
             self._champion.becomes(scorer)
@@ -92,6 +92,6 @@ class Models:
 def _manifest(value: bytes | None) -> ModelManifest | None:
     try:
         return msgspec.json.decode(value or b"", type=ModelManifest)
-    except ValueError as error:
-        log.error("a record of topic models is no manifest: %s", str(error)[:200])
+    except (ValueError, RecursionError) as error:  # the latter for arrays in arrays in a field that we don't know
+        log.error("a record of topic models is no manifest: %s", one_line(str(error)))
         return None

@@ -7,7 +7,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from online.bundle import BundleRefused
+from online.bundle import MANIFEST_BYTES_MAX, BundleRefused
+from online.files import read_regular
 from streams.contract import ModelManifest
 from streams.kafka import KafkaSettings, await_broker
 
@@ -41,19 +42,21 @@ def folder_of(manifest: ModelManifest) -> Path:
     Traceback (most recent call last):
     online.bundle.BundleRefused: v7 is at s3://b/v7, which is no folder here: run this where the workers run
     """
-    location = urlsplit(manifest.location)
+    try:
+        location = urlsplit(manifest.location)
+    except ValueError as error:
+        raise BundleRefused(f"{manifest.version} is at {manifest.location}, which is no address: {error}") from error
     if location.scheme not in ("", "file"):
         raise BundleRefused(
             f"{manifest.version} is at {manifest.location}, which is no folder here: run this where the workers run"
         )
     folder = Path(unquote(location.path) if location.scheme else manifest.location)
     try:
-        with (folder / "manifest.json").open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        content = read_regular(folder / "manifest.json", MANIFEST_BYTES_MAX)
     except OSError as error:
         raise BundleRefused(
             f"{folder}: {error.strerror}, and topic models says that {manifest.version} is there"
         ) from error
-    if sha256 != manifest.manifest_sha256:
+    if hashlib.sha256(content).hexdigest() != manifest.manifest_sha256:
         raise BundleRefused(f"{folder}: its manifest is not the one that was published as {manifest.version}")
     return folder

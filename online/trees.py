@@ -2,7 +2,8 @@
 
 XGBoost's own predictor takes 326 µs for a single row and 3 µs a row at 4,096; live batches are small. The walk gives
 XGBoost's margins bit for bit: float32, base score first, trees in order, `x < threshold` to the left, missing to the
-default side. `online.bundle` holds it to that at every load.
+default side. `online.bundle` holds it to that at every load. It reads without a check of any index: that each one is
+inside is what `online.booster_file` has seen to, and `margins`.
 """
 
 import json
@@ -12,6 +13,8 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
+from online import booster_file
+from online.booster_file import Saved, Tree
 from streams.compiled import kernel
 
 _NODE = np.dtype(
@@ -38,26 +41,30 @@ class Forest(NamedTuple):
     @classmethod
     def from_booster(cls, booster: xgb.Booster) -> "Forest":
         """Flatten a `gbtree` booster of XGBoost 3.2 with one output or vector leaves; `ValueError` for any other."""
-        document = json.loads(bytes(booster.save_raw("json")))
-        model = document["learner"]["gradient_booster"].get("model")
-        if document["learner"]["gradient_booster"]["name"] != "gbtree" or not model["trees"]:
-            raise ValueError("the booster is no gbtree with at least one tree: train it with booster='gbtree'")
-        base = _base_margin(document)
+        return cls.from_saved(booster_file.read(bytes(booster.save_raw("ubj"))))
+
+    @classmethod
+    def from_saved(cls, saved: Saved) -> "Forest":
+        """Flatten what was read from a booster's file; `ValueError` where XGBoost gives other outputs than it says."""
+        base = _base_margin(saved)
+        if base.size != saved.n_outputs:
+            raise ValueError(f"XGBoost makes {base.size} outputs of it, its leaves have {saved.n_outputs}")
         nodes: list[NDArray[np.void]] = []
         leaves: list[NDArray[np.float32]] = []
-        roots = [0]
-        for tree in model["trees"]:
-            of_tree = _flatten(tree, base.size, first_node=roots[-1], first_leaf=sum(map(len, leaves)))
+        roots, rows = [0], [0]
+        for tree in saved.trees:
+            of_tree = _flatten(tree, saved.n_outputs, first_node=roots[-1], first_leaf=rows[-1])
             nodes.append(of_tree[0])
             leaves.append(of_tree[1])
-            roots.append(roots[-1] + nodes[-1].size)
+            roots.append(roots[-1] + len(of_tree[0]))
+            rows.append(rows[-1] + len(of_tree[1]))
         return cls(
             nodes=np.concatenate(nodes),
             roots=np.array(roots[:-1], np.uint32),
-            depth=max(map(_depth, model["trees"])),
+            depth=max(map(booster_file.depth, saved.trees)),
             leaves=np.concatenate(leaves),
             base=base,
-            n_features=booster.num_features(),
+            n_features=saved.n_features,
         )
 
     def margins(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -69,56 +76,44 @@ class Forest(NamedTuple):
         return out
 
 
-def _base_margin(document: dict[str, Any]) -> NDArray[np.float32]:
+def _base_margin(saved: Saved) -> NDArray[np.float32]:
     # The file keeps a probability where the objective has one. Which bits its margin has is for XGBoost to say: we ask
     # the same model with its first tree only, all leaves 0. (Without any tree it takes the model for untrained.)
-    learner = document["learner"]
+    learner = saved.document["learner"]
     model = learner["gradient_booster"]["model"]
-    first = model["trees"][0]
-    zeros = {name: [0.0] * len(first[name]) for name in ("split_conditions", "leaf_weights") if name in first}
     stump = model | {
-        "trees": [first | zeros],
+        "trees": [_without_weights(model["trees"][0])],
         "tree_info": [0],
         "iteration_indptr": [0, 1],
         "gbtree_model_param": model["gbtree_model_param"] | {"num_trees": "1"},
     }
-    bare = document | {"learner": learner | {"gradient_booster": {"name": "gbtree", "model": stump}}}
-    booster = xgb.Booster()
-    booster.load_model(bytearray(json.dumps(bare).encode()))
-    row = np.full((1, booster.num_features()), np.nan, np.float32)
+    bare = saved.document | {"learner": learner | {"gradient_booster": {"name": "gbtree", "model": stump}}}
+    booster = xgb.Booster({"nthread": 1})
+    booster.load_model(bytearray(json.dumps(bare, default=np.ndarray.tolist).encode()))
+    row = np.full((1, saved.n_features), np.nan, np.float32)
     margin = booster.predict(xgb.DMatrix(row, nthread=1), output_margin=True, validate_features=False)
     return np.asarray(margin, np.float32).reshape(-1)
 
 
+def _without_weights(tree: dict[str, Any]) -> dict[str, Any]:
+    floats = {name: column for name, column in tree.items() if getattr(column, "dtype", None) == ">f4"}
+    return tree | {name: np.zeros_like(column) for name, column in floats.items()}
+
+
 def _flatten(
-    tree: dict[str, Any], n_outputs: int, *, first_node: int, first_leaf: int
+    tree: Tree, n_outputs: int, *, first_node: int, first_leaf: int
 ) -> tuple[NDArray[np.void], NDArray[np.float32]]:
-    left = np.array(tree["left_children"], np.int32)
-    right = np.array(tree["right_children"], np.int32)
-    inner = left >= 0
-    if any(tree["split_type"]) or (right[inner] != left[inner] + 1).any():
-        raise ValueError(f"tree {tree['id']} has categorical splits or was pruned: train with tree_method='hist'")
-    is_vector = int(tree["tree_param"]["size_leaf_vector"]) > 1
-    if not is_vector and n_outputs > 1:
-        raise ValueError("one tree per class: train with multi_strategy='multi_output_tree', one walk for all classes")
-    thresholds = np.array(tree["split_conditions"], np.float32)
-    nodes = np.zeros(left.size, _NODE)
-    nodes["threshold"] = np.where(inner, thresholds, np.nan)
-    nodes["left"] = np.where(inner, left, np.arange(left.size)) + first_node
-    nodes["feature"] = np.where(inner, tree["split_indices"], 0)
-    nodes["missing_right"] = inner & (np.array(tree["default_left"]) == 0)
-    # Of vector leaves, XGBoost keeps the row of a leaf's weights in its `right_children`.
-    nodes["leaf"][~inner] = first_leaf + (right[~inner] if is_vector else np.arange((~inner).sum()))
-    leaves = np.array(tree["leaf_weights"], np.float32) if is_vector else thresholds[~inner]
-    return nodes, leaves.reshape(-1, n_outputs)
-
-
-def _depth(tree: dict[str, Any]) -> int:
-    parents = tree["parents"]
-    depth = [0] * len(parents)
-    for node in range(1, len(parents)):  # a parent comes before its children
-        depth[node] = depth[parents[node]] + 1
-    return max(depth)
+    inner = tree.left_children >= 0
+    n = inner.size
+    nodes = np.zeros(n, _NODE)
+    nodes["threshold"] = np.where(inner, tree.split_conditions, np.nan)
+    nodes["left"] = np.where(inner, tree.left_children, np.arange(n)) + first_node
+    nodes["feature"] = np.where(inner, tree.split_indices, 0)
+    nodes["missing_right"] = inner & (tree.default_left == 0)
+    rows = tree.right_children[~inner] if tree.has_vectors else np.arange(n - inner.sum())
+    nodes["leaf"][~inner] = first_leaf + rows
+    leaves = tree.split_conditions[~inner] if tree.leaf_weights is None else tree.leaf_weights
+    return nodes, leaves.astype(np.float32).reshape(-1, n_outputs)
 
 
 @kernel

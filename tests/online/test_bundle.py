@@ -1,6 +1,11 @@
+import _pickle
+import ast
 import hashlib
+import os
+import pickle
 import random
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -46,7 +51,7 @@ def test_the_same_bundle_written_twice_is_one_folder(folder, write, tmp_path):
 
 def test_a_thousand_mutated_bundles_are_all_refused_and_none_is_parsed(folder, trusted, tmp_path, monkeypatch):
     parsed = []
-    monkeypatch.setattr(bundle, "_parse", lambda path, content: parsed.append(path))
+    monkeypatch.setattr(bundle, "_parse", lambda path, content, n_outputs: parsed.append(path))
     rng = random.Random(20_261_123)
     mutant = tmp_path / "mutant"
     shutil.copytree(folder, mutant)
@@ -82,6 +87,38 @@ def test_a_manifest_is_not_even_decoded_before_its_signature_holds(folder, monke
         load_bundle(folder, [stranger])
     with pytest.raises(BundleRefused, match="none of the 0 trusted keys"):
         load_bundle(folder, [])
+    (folder / "manifest.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(BundleRefused, match="none of the 1 trusted keys"):
+        load_bundle(folder, [stranger])
+
+
+def test_nothing_is_unpickled_while_a_bundle_is_loaded(folder, trusted, monkeypatch):
+    load_bundle(folder, trusted)  # Numba's own cache of compiled code, beside the code, is pickled
+    for module in (pickle, _pickle):
+        for name in ("load", "loads", "Unpickler"):
+            monkeypatch.setattr(module, name, pytest.fail)
+
+    assert load_bundle(folder, trusted)
+
+
+def test_no_module_of_ours_imports_what_unpickles():
+    root = Path(bundle.__file__).parents[1]
+    sources = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
+    imported = {name.partition(".")[0] for path in sources for name in imports(ast.parse(path.read_bytes()))}
+
+    assert "msgspec" in imported
+    assert not imported & {"_pickle", "cloudpickle", "copyreg", "dill", "joblib", "marshal", "pickle", "shelve"}
+
+
+PACKAGES = ("streams", "online", "offline", "lambda_adapter", "infra", "bench")
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
 
 
 def test_any_of_several_trusted_keys_will_do(folder, trusted):
@@ -156,11 +193,62 @@ def test_a_manifest_of_another_version_of_linkcast_is_refused_in_words(folder, t
         load_bundle(folder, trusted)
 
 
-def test_a_well_signed_model_that_is_none_is_refused_in_its_parsers_words(folder, trusted, signing_key):
-    torn = (folder / "risk.ubj").read_bytes()[:-100]
-    (folder / "risk.ubj").write_bytes(torn)
+def sign_as_risk(folder, key, content):
+    (folder / "risk.ubj").write_bytes(content)
     files = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest).files
-    resign(folder, signing_key, files=files | {"risk.ubj": File(hashlib.sha256(torn).hexdigest(), len(torn))})
+    resign(folder, key, files=files | {"risk.ubj": File(hashlib.sha256(content).hexdigest(), len(content))})
 
-    with pytest.raises(BundleRefused, match=r"^\S+risk\.ubj: [^\n]+ Retrain the bundle\.$"):
+
+@pytest.mark.parametrize("left", [0, 1, 40, -100])  # XGBoost aborts the process at the first
+def test_a_well_signed_model_that_is_cut_off_is_refused(folder, trusted, signing_key, left):
+    sign_as_risk(folder, signing_key, (folder / "risk.ubj").read_bytes()[:left])
+
+    with pytest.raises(BundleRefused, match=r"^\S+risk\.ubj: at byte \d+: ends early[^\n]+ Retrain the bundle\.$"):
         load_bundle(folder, trusted)
+
+
+def test_a_well_signed_model_of_other_outputs_is_refused(folder, trusted, signing_key):
+    sign_as_risk(folder, signing_key, (folder / "classifier.ubj").read_bytes())
+
+    with pytest.raises(BundleRefused, match=r"risk\.ubj: 24 features to 11 outputs"):
+        load_bundle(folder, trusted)
+
+
+@pytest.mark.parametrize("name", ["risk.ubj", "manifest.json"])
+def test_what_is_no_regular_file_is_refused_at_once(folder, trusted, name):
+    path = folder / name
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        path.unlink()
+        make(path)
+
+        with pytest.raises(BundleRefused, match=f"{name}: not a regular file"):
+            load_bundle(folder, trusted)
+        path.rename(folder / f"was-{make.__name__}")
+        path.touch()
+
+
+def test_a_folder_and_files_behind_symbolic_links_are_as_good(folder, trusted, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in folder.iterdir():
+        (linked / path.name).symlink_to(path)
+    (tmp_path / "current").symlink_to(linked)
+
+    assert load_bundle(tmp_path / "current", trusted).version == folder.name
+
+
+@pytest.mark.parametrize("said", ["v" * 100_000, "3\n2026-11-30 model v8 scores from now on", "\x1b[2J\u2028" * 9_999])
+def test_a_refusal_is_one_short_line_whatever_a_manifest_says(folder, trusted, signing_key, said):
+    for changed in (
+        {"xgboost": said},
+        {"feature_set": said},
+        {"features": (said,)},
+        {"files": {said: File("0" * 64, 1)}},
+    ):
+        resign(folder, signing_key, **changed)
+
+        with pytest.raises(BundleRefused) as refused:
+            load_bundle(folder, trusted)
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 900
+        assert str(refused.value).endswith(("retrain the bundle.", "retrain it."))

@@ -1,9 +1,14 @@
+import contextlib
+import errno
+import os
+import resource
 import stat
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
+from online import files
 from online.keys import KeyRefused, load_or_create_key, load_trusted_keys
 
 
@@ -53,3 +58,82 @@ def test_a_folder_or_file_without_a_key_to_trust_is_refused(tmp_path):
         load_trusted_keys(tmp_path)
     with pytest.raises(KeyRefused, match="no readable public key"):
         load_trusted_keys(tmp_path / "missing.pub")
+
+
+@contextlib.contextmanager
+def no_room():
+    """Let every write to a file fail in the kernel (EFBIG), as on a full disk and without a mount or root's rights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_without_room_for_a_key_gets_none_and_is_told(tmp_path):
+    path = tmp_path / "keys" / "signing.pem"
+
+    with no_room(), pytest.raises(KeyRefused, match=r"keys/signing\.pem: File too large\. The signing key"):
+        load_or_create_key(path)
+
+    assert list(path.parent.iterdir()) == []
+    load_or_create_key(path).sign(b"")
+
+
+@pytest.mark.parametrize("step", range(4))  # to the disk: key, its name, public half, its name
+def test_a_disk_that_is_full_at_any_step_leaves_each_file_whole_or_none_and_is_mended_later(
+    step, tmp_path, monkeypatch
+):
+    path, real, done = tmp_path / "signing.pem", os.fsync, []
+
+    def full(file):
+        done.append(file)
+        if len(done) == step + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(KeyRefused, match=r"signing\.pem(\.pub)?: No space left on device"):
+        load_or_create_key(path)
+
+    assert len(done) == step + 1
+    assert {file.name for file in tmp_path.iterdir()} <= {"signing.pem", "signing.pem.pub"}
+    assert all(file.stat().st_size for file in tmp_path.iterdir())
+    signature = load_or_create_key(path).sign(b"manifest")
+    (public,) = load_trusted_keys(tmp_path)
+    public.verify(signature, b"manifest")
+
+
+@pytest.mark.parametrize("left", [None, b"", b"-----BEGIN PUB", bytes(113)])
+def test_a_public_half_that_is_missing_or_broken_is_written_anew(left, tmp_path):
+    path, public = tmp_path / "signing.pem", tmp_path / "signing.pem.pub"
+    load_or_create_key(path)
+    whole = public.read_bytes()
+    public.unlink()
+    if left is not None:
+        public.write_bytes(left)
+
+    load_or_create_key(path)
+
+    assert public.read_bytes() == whole
+
+
+def test_a_key_where_nobody_may_write_signs_and_says_that_its_public_half_is_missing(tmp_path, caplog):
+    path = tmp_path / "signing.pem"
+    load_or_create_key(path)
+    (tmp_path / "signing.pem.pub").unlink()
+
+    with no_room():
+        load_or_create_key(path).sign(b"")
+
+    assert "signing.pem.pub: File too large, so workers can't be given it to trust" in caplog.text
+
+
+def test_a_fifo_or_a_device_in_the_place_of_a_key_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "key.pub")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+
+    for load, path in ((load_trusted_keys, tmp_path), (load_or_create_key, tmp_path / "zero")):
+        with pytest.raises(KeyRefused, match="not a regular file"):
+            load(path)
