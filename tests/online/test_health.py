@@ -1,13 +1,14 @@
 """Health says whether the worker's loop comes round, and a port that is taken is one clear line."""
 
+import contextlib
 import json
+import select
 import socket
 import urllib.error
 import urllib.request
 
 import pytest
 
-from online import health
 from online.health import STUCK_AFTER_S, PortTaken, serve
 
 
@@ -36,15 +37,43 @@ def test_whoever_connects_and_says_nothing_holds_nobody_up() -> None:
         assert healthz(port)[0] == 200
 
 
-def test_whoever_says_nothing_for_long_is_hung_up_on(monkeypatch, capfd) -> None:
-    monkeypatch.setattr(health._Quiet, "timeout", 0.01)
+def test_whoever_says_a_byte_now_and_then_is_hung_up_on_all_the_same(capfd) -> None:
     with (
-        serve("127.0.0.1", 0, idle_s=lambda: 0.0, model=lambda: "m1") as port,
-        socket.create_connection(("127.0.0.1", port), timeout=5) as silent,
+        serve("127.0.0.1", 0, idle_s=lambda: 0.0, model=lambda: "m1", request_s_max=0.1) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=5) as slow,
     ):
-        assert silent.recv(1) == b""
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        while not select.select([slow], [], [], 0.01)[0]:
+            slow.sendall(b"x")
+        with contextlib.suppress(ConnectionError):
+            assert slow.recv(1) == b""
 
     assert capfd.readouterr().err == ""
+
+
+def test_whoever_does_not_read_an_answer_is_hung_up_on(capfd) -> None:
+    with (
+        serve("127.0.0.1", 0, idle_s=lambda: 0.0, model=lambda: "m" * (1 << 24), request_s_max=0.1) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=5) as deaf,
+    ):
+        deaf.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        hung_up = select.poll()
+        hung_up.register(deaf, select.POLLRDHUP)
+        assert hung_up.poll(5_000)
+
+    assert capfd.readouterr().err == ""
+
+
+def test_of_more_connections_than_are_served_at_once_the_oldest_are_hung_up_on() -> None:
+    with (
+        serve("127.0.0.1", 0, idle_s=lambda: 0.0, model=lambda: "m1", connections_max=2) as port,
+        contextlib.ExitStack() as opened,
+    ):
+        silent = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5)) for _ in range(50)
+        ]  # fmt: skip
+        assert healthz(port)[0] == 200
+        assert [one.recv(1) for one in silent[:48]] == [b""] * 48
 
 
 def test_a_port_that_is_taken_is_named_with_what_to_do() -> None:
