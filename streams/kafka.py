@@ -77,8 +77,9 @@ class KafkaSettings:
         for address in self.bootstrap.split(","):
             match = _ADDRESS.fullmatch(address.strip())
             if not match or not 1 <= int(match["port"] or 9092) <= 65_535:
+                shown = address.rpartition("@")[2]  # a name and a password before it are for no log
                 raise KafkaRefused(
-                    f"Kafka at {address!r}: give host:port with a port from 1 to 65535, several with commas between"
+                    f"Kafka at {shown!r}: give host:port with a port from 1 to 65535, several with commas between"
                 )
         if self.security_protocol not in SECURITY_PROTOCOLS:
             raise KafkaRefused(

@@ -5,8 +5,10 @@ takes a container instead, LINKCAST_TEST_BOOTSTRAP=host:port a broker that is th
 """
 
 import os
+import resource
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from hypothesis import settings
@@ -87,3 +89,23 @@ def consume_all(kafka: KafkaSettings) -> Callable[[str], Awaitable[list]]:
         return records
 
     return read
+
+
+@pytest.fixture
+def room_for() -> Callable[[int], AbstractContextManager[None]]:
+    """`with room_for(n):` lets no file grow beyond n bytes.
+
+    The kernel then takes a part of a write and refuses the next one (EFBIG), as on a full disk, and needs no mount, no
+    root and no child process.
+    """
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -279,25 +279,46 @@ def _stop_on_signal() -> asyncio.Event:
 def to_file(path: str) -> Sink:
     """Write events as JSON Lines to a file, `-` is standard output; each sample is there once it was put.
 
-    Raises `NotWritable` at once if the file can't be opened.
+    Raises `NotWritable` at once if the file can't be opened, and later where it takes no more: what is in it then are
+    whole samples.
     """
     if path == "-":
-        return _to_lines(nullcontext(sys.stdout.buffer))
+        return _to_lines(nullcontext(sys.stdout.buffer), "standard output")
     try:
-        return _to_lines(Path(path).open("wb"))
+        return _to_lines(Path(path).open("wb", buffering=0), path)
     except OSError as error:
         raise NotWritable(f"{path}: {error.strerror}: name another file with --out") from error
 
 
 @asynccontextmanager
-async def _to_lines(opening: AbstractContextManager[IO[bytes]]) -> AsyncIterator[Put]:
+async def _to_lines(opening: AbstractContextManager[IO[bytes]], path: str) -> AsyncIterator[Put]:
     with opening as file:
 
         async def put(events: list[MetricEvent]) -> None:
-            file.write(b"".join(msgspec.json.encode(event) + b"\n" for event in events))
-            file.flush()
+            try:
+                _append(file, b"".join(msgspec.json.encode(event) + b"\n" for event in events))
+            except BrokenPipeError:  # whoever reads has had enough
+                raise
+            except OSError as error:
+                raise NotWritable(
+                    f"{path}: {error.strerror}. The samples in it are whole; to go on, make room and name another "
+                    f"file with --out"
+                ) from error
 
         yield put
+
+
+def _append(file: IO[bytes], sample: bytes) -> None:
+    """Write a sample to the end of a file, or nothing of it."""
+    start, rest = file.tell() if file.seekable() else None, memoryview(sample)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+        file.flush()
+    except OSError:
+        with suppress(OSError):  # a device has no size
+            file.truncate(start)
+        raise
 
 
 @asynccontextmanager

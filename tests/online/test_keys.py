@@ -1,7 +1,5 @@
-import contextlib
 import errno
 import os
-import resource
 import stat
 
 import pytest
@@ -60,21 +58,10 @@ def test_a_folder_or_file_without_a_key_to_trust_is_refused(tmp_path):
         load_trusted_keys(tmp_path / "missing.pub")
 
 
-@contextlib.contextmanager
-def no_room():
-    """Let every write to a file fail in the kernel (EFBIG), as on a full disk and without a mount or root's rights."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_disk_without_room_for_a_key_gets_none_and_is_told(tmp_path):
+def test_a_disk_without_room_for_a_key_gets_none_and_is_told(tmp_path, room_for):
     path = tmp_path / "keys" / "signing.pem"
 
-    with no_room(), pytest.raises(KeyRefused, match=r"keys/signing\.pem: File too large\. The signing key"):
+    with room_for(0), pytest.raises(KeyRefused, match=r"keys/signing\.pem: File too large\. The signing key"):
         load_or_create_key(path)
 
     assert list(path.parent.iterdir()) == []
@@ -119,12 +106,12 @@ def test_a_public_half_that_is_missing_or_broken_is_written_anew(left, tmp_path)
     assert public.read_bytes() == whole
 
 
-def test_a_key_where_nobody_may_write_signs_and_says_that_its_public_half_is_missing(tmp_path, caplog):
+def test_a_key_where_nobody_may_write_signs_and_says_that_its_public_half_is_missing(tmp_path, caplog, room_for):
     path = tmp_path / "signing.pem"
     load_or_create_key(path)
     (tmp_path / "signing.pem.pub").unlink()
 
-    with no_room():
+    with room_for(0):
         load_or_create_key(path).sign(b"")
 
     assert "signing.pem.pub: File too large, so workers can't be given it to trust" in caplog.text

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from streams.contract import MetricEvent
-from streams.sources.collect import Collector, Oddities, Reading, samples
+from streams.sources.collect import Collector, NotWritable, Oddities, Reading, samples, to_file
 from streams.sources.sysfs import Sysfs
 
 
@@ -153,3 +153,25 @@ async def test_samples_stop_after_the_one_under_way():
             stop.set()
 
     assert taken == 4
+
+
+async def test_a_file_that_takes_no_more_holds_whole_samples(tmp_path, room_for):
+    path = tmp_path / "events.jsonl"
+    sample = [MetricEvent(stream_id=f"gpu7/{i}", ts=i) for i in range(4)]
+    async with to_file(str(path)) as put:
+        await put(sample)
+        whole = path.read_bytes()
+        with (
+            room_for(len(whole) + 50),
+            pytest.raises(NotWritable, match=r"events\.jsonl: File too large.*name another file with --out"),
+        ):
+            await put(sample)
+
+    assert path.read_bytes() == whole
+    assert [msgspec.json.decode(line, type=MetricEvent) for line in whole.splitlines()] == sample
+
+
+async def test_a_full_device_is_told():
+    async with to_file("/dev/full") as put:
+        with pytest.raises(NotWritable, match="/dev/full: No space left on device"):
+            await put([MetricEvent(stream_id="gpu7/1", ts=1)])
