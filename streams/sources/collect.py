@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +21,19 @@ import numpy as np
 from streams.contract import METRICS, LinkcastError, MetricEvent, node_of
 from streams.events import has_metric
 from streams.kafka import KafkaSettings
-from streams.sources.counters import BITS, COUNTERS, INDEX, Samples, deltas
+from streams.sources.counters import BITS, COUNTERS, INDEX, TRAFFIC
+from streams.sources.devices import (
+    FLIT_BYTES,
+    NOT_COUNTED_BY_OPA,
+    data_bytes_of,
+    is_named_as_bond,
+    legs_taken_for_granted,
+)
+from streams.sources.memory import CounterMemory, Sample
 from streams.sources.metrics import LinkState, metrics
 
 log = logging.getLogger(__name__)
 
-TRAFFIC = ("port_xmit_data", "port_rcv_data", "port_xmit_packets", "port_rcv_packets")
 CLASSIC_STUCK = 2**32 - 1
 """A traffic counter at just this value is a classic 32-bit one, stuck at its maximum: a 64-bit one only passes by."""
 
@@ -48,10 +55,16 @@ class NotWritable(LinkcastError):
 class Reading:
     """One port, read once: what the source said and nothing it didn't.
 
-    `counters` are raw values by the names of `COUNTERS`, data in 4-byte words; `bits` are their widths where these
-    aren't those of sysfs. `ts` is event time in ms, `monotonic_s` the same moment on a clock without steps (for a file:
-    its own time). `boot` is any text that changes when the counters begin anew. `stated` are metrics that the source
-    says itself, used where counters give none; `extra` goes into the event as it is.
+    `counters` are raw values by the names of `COUNTERS`, data in units of `data_bytes` (0: the device's own, by its
+    name); `bits` are their widths where these aren't those of sysfs. Readings of one port at one moment are one sample:
+    the wider counter wins. Where a reading `is_change`, counters that it leaves out are as they were; else they are
+    unknown. `unknown` is the name of a counter that linkcast doesn't know, if the source has one.
+
+    `ts` is event time in ms, `monotonic_s` the same moment on a clock without steps (for a file: its own time). `boot`
+    is any text that changes when the counters begin anew; a number is the time of the boot in seconds since 1970, which
+    a corrected clock moves a little. `rate_gbps` is what the source states; `bond_gbps` what all legs of a bond carry
+    together, for the stated rate is that of one. `stated` are metrics that the source says itself, used where counters
+    give none; `extra` goes into the event as it is.
     """
 
     node: str
@@ -65,6 +78,15 @@ class Reading:
     bits: Mapping[str, int] = field(default_factory=dict)
     stated: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, float] = field(default_factory=dict)
+    data_bytes: int = 0
+    bond_gbps: float = np.nan
+    is_change: bool = False
+    unknown: str = ""
+
+    @property
+    def device(self) -> str:
+        """The device of a port `device:port`; other ports have none."""
+        return self.port.rpartition(":")[0]
 
     @property
     def stream_id(self) -> str:
@@ -100,33 +122,48 @@ class Oddities:
 
 
 class Collector:
-    """Readings in, metric events out: remembers the last reading of every stream.
+    """Readings in, metric events out: remembers the last reading of every counter of every stream.
 
     A stream's first reading has nothing to compare with; its event has only what the source states and `extra`. Ports
-    may come and go: whoever comes back is compared with its last reading, over the real time in between.
+    and counters may come and go: what comes back within 25 h is compared with its last reading, over the real time in
+    between.
     """
 
     def __init__(self, *, period_s: float, odd: Oddities) -> None:
-        self._period_s = period_s
         self._odd = odd
-        self._last: dict[str, Reading] = {}
+        self._memory = CounterMemory(period_s=period_s)
 
     def events(self, readings: Iterable[Reading]) -> list[MetricEvent]:
-        """Return one event a reading. Readings of the same stream are successive samples, in the order given."""
+        """Return one event a stream and moment. Readings of one stream are successive samples, in the order given."""
         return [event for batch in _batches(readings) for event in self._batch(batch)]
 
     def _batch(self, batch: dict[str, Reading]) -> list[MetricEvent]:
         now = list(batch.values())
-        before = [self._last.get(stream) for stream in batch]
-        self._last.update(batch)
-        link = LinkState(np.array([r.rate_gbps for r in now]), np.array([r.is_roce for r in now]))
-        counted = deltas(_samples(before), _samples(now), period_s=self._period_s, bits=_bits(now))
-        figures = metrics(counted, link)
+        sample = _sample(now)
+        counted, joint = self._memory.advance(list(batch), sample)
+        link = LinkState(
+            rate_gbps=np.array([self._rate_gbps(stream, reading) for stream, reading in batch.items()]),
+            is_roce=sample.is_roce,
+            is_bond=np.array([_is_bond(reading) for reading in now]),
+            data_bytes=sample.data_bytes,
+        )
+        figures = metrics(counted, link, joint)
         rows = zip(*(figure.tolist() for figure in figures.values()), strict=True)
         return [
             self._event(stream, reading, dict(zip(figures, row, strict=True)))
             for (stream, reading), row in zip(batch.items(), rows, strict=True)
         ]
+
+    def _rate_gbps(self, stream: str, reading: Reading) -> float:
+        """Return the rate of the whole port, NaN where that can't be known."""
+        if not np.isnan(reading.bond_gbps):
+            return reading.bond_gbps
+        if np.isnan(reading.rate_gbps) or not _is_bond(reading):
+            return reading.rate_gbps
+        legs = legs_taken_for_granted(reading.device)
+        outcome = f"{legs} are taken for granted" if legs else "utilization is left out"
+        self._odd.note(stream, f"is a bond, and its rate that of one leg; nothing tells how many it has: {outcome}")
+        return reading.rate_gbps * legs if legs else np.nan
 
     def _event(self, stream: str, reading: Reading, figures: dict[str, float]) -> MetricEvent:
         if figures["quarantined"]:
@@ -138,12 +175,19 @@ class Collector:
         return MetricEvent(stream_id=stream, ts=reading.ts, extra=known or None, **measured)
 
 
+def _is_bond(reading: Reading) -> bool:
+    return is_named_as_bond(reading.device) or not np.isnan(reading.bond_gbps)
+
+
 def _batches(readings: Iterable[Reading]) -> list[dict[str, Reading]]:
-    """Cut readings into batches that hold each stream once, a stream's own order kept."""
+    """Cut readings into batches that hold each stream once, a stream's own order kept, what is of one moment in one."""
+    moments: dict[tuple[str, float], Reading] = {}
+    for reading in readings:
+        moment = reading.stream_id, reading.monotonic_s
+        moments[moment] = _together(moments[moment], reading) if moment in moments else reading
     batches: list[dict[str, Reading]] = []
     seen: dict[str, int] = {}
-    for reading in readings:
-        stream = reading.stream_id
+    for (stream, _), reading in moments.items():
         at = seen[stream] = seen.get(stream, -1) + 1
         if at == len(batches):
             batches.append({})
@@ -151,25 +195,48 @@ def _batches(readings: Iterable[Reading]) -> list[dict[str, Reading]]:
     return batches
 
 
-def _samples(readings: Sequence[Reading | None]) -> Samples:
+def _together(one: Reading, other: Reading) -> Reading:
+    """Make one sample of two readings of a port at one moment: the wider counter wins, else the later one."""
+    taken = {name for name in other.counters if name not in one.counters or _width(other, name) >= _width(one, name)}
+    return replace(
+        one,
+        counters={**one.counters, **{name: other.counters[name] for name in taken}},
+        bits={**one.bits, **{name: _width(other, name) for name in taken}},
+        rate_gbps=one.rate_gbps if np.isnan(other.rate_gbps) else other.rate_gbps,
+        bond_gbps=one.bond_gbps if np.isnan(other.bond_gbps) else other.bond_gbps,
+        is_roce=one.is_roce or other.is_roce,
+        is_change=one.is_change and other.is_change,
+        boot=other.boot or one.boot,
+        stated={**one.stated, **other.stated},
+        extra={**one.extra, **other.extra},
+    )
+
+
+def _width(reading: Reading, counter: str) -> int:
+    return reading.bits.get(counter, COUNTERS[INDEX[counter]].bits)
+
+
+def _sample(readings: Sequence[Reading]) -> Sample:
     shape = (len(readings), len(COUNTERS))
-    values, is_read = np.zeros(shape, np.uint64), np.zeros(shape, np.bool_)
+    values, is_read, bits = np.zeros(shape, np.uint64), np.zeros(shape, np.bool_), np.tile(BITS, (len(readings), 1))
+    data_bytes = [reading.data_bytes or data_bytes_of(reading.device) for reading in readings]
     for row, reading in enumerate(readings):
-        for name, value in reading.counters.items() if reading else ():
-            if not (name in TRAFFIC and value == CLASSIC_STUCK):
+        for name, value in reading.counters.items():
+            is_stuck = name in TRAFFIC and value == CLASSIC_STUCK
+            if not is_stuck and not (data_bytes[row] == FLIT_BYTES and name in NOT_COUNTED_BY_OPA):
                 values[row, INDEX[name]], is_read[row, INDEX[name]] = value, True
-    monotonic_s = np.array([reading.monotonic_s if reading else np.nan for reading in readings])
-    # The text's own hash tells two markers apart within this process, which is as long as a marker lives.
-    boot = np.array([hash(reading.boot) if reading else 0 for reading in readings], np.int64)
-    return Samples(values, is_read, monotonic_s, boot)
-
-
-def _bits(readings: Sequence[Reading]) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    bits = np.tile(BITS, (len(readings), 1))
-    for row, reading in enumerate(readings):
         for name, width in reading.bits.items():
             bits[row, INDEX[name]] = width
-    return bits
+    return Sample(
+        values=values,
+        is_read=is_read,
+        at_s=np.array([reading.monotonic_s for reading in readings]),
+        bits=bits,
+        data_bytes=np.array(data_bytes, np.int64),
+        is_roce=np.array([reading.is_roce for reading in readings]),
+        is_change=np.array([reading.is_change for reading in readings]),
+        boots=[reading.boot for reading in readings],
+    )
 
 
 def read_files(
@@ -189,6 +256,10 @@ def read_files(
         found = parse(content, path, taken_s)
         if not found:
             odd.note(path, "says nothing of any port")
+        known = {reading.stream_id for reading in found if reading.counters}
+        for reading in found:
+            if reading.unknown and reading.stream_id not in known:
+                odd.note(path, "no counter's name is known", reading.unknown)
         readings += found
     return readings
 

@@ -6,7 +6,7 @@ PORT_PMA_ATTR (drivers/infiniband/core/sysfs.c) and of mlx5's Q counters (hw/mlx
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,11 @@ GAP_PERIODS = 3
 """An interval longer than this many periods is a gap: samples were missed in it."""
 
 WORD_BYTES = 4
-"""Data counters count 4-byte words, on every link width (Documentation/ABI/stable/sysfs-class-infiniband)."""
+"""Data counters count 4-byte words, on every link width (Documentation/ABI/stable/sysfs-class-infiniband); some
+devices count otherwise (`streams.sources.devices`)."""
+
+DATA = ("port_xmit_data", "port_rcv_data")
+TRAFFIC = (*DATA, "port_xmit_packets", "port_rcv_packets")
 
 
 class Counter(NamedTuple):
@@ -70,9 +74,10 @@ _STICKS = np.array([counter.kind == "stick" for counter in COUNTERS])
 class Samples:
     """The counters of n ports, each read once.
 
-    `values` (uint64, `(n, C)`) as read, meaningless where `is_read` (bool, `(n, C)`) is false; `monotonic_s` (float64,
-    `(n,)`) is the time of the reading on a clock that never steps; `boot` (int64, `(n,)`) is a marker of the counters'
-    life: any other value than before means that they began anew.
+    `values` (uint64, `(n, C)`) as read, meaningless where `is_read` (bool, `(n, C)`) is false; `monotonic_s` (float64)
+    is the time of the reading on a clock that never steps; `boot` (int64) is a marker of the counters' life: any other
+    value than before means that they began anew. Both have shape `(n,)`, or `(n, C)` where the counters of a port were
+    read at times of their own.
     """
 
     values: NDArray[np.uint64]
@@ -88,7 +93,8 @@ class Deltas:
     `value` (float64, `(n, C)`) is NaN where unknown. Where `is_saturated` (bool, `(n, C)`) the counter stands at its
     maximum: the value, if any, is a lower bound. `is_reset` (bool, `(n, C)`): it began anew at an unknown moment.
     `is_present` (bool, `(n, C)`): the port has such a counter, for it was read at least once of the two times.
-    `elapsed_s` (float64, `(n,)`) is the real interval; `is_gap` (bool, `(n,)`) says that samples were missed in it.
+    `elapsed_s` (float64, `(n, C)`) is each counter's real interval; `is_gap` (bool, `(n,)`) says that samples were
+    missed in one of them.
     """
 
     value: NDArray[np.float64]
@@ -118,7 +124,8 @@ def deltas(previous: Samples, current: Samples, *, period_s: float, bits: NDArra
     >>> stuck.value[0, at], stuck.is_saturated[0, at]
     (np.float64(nan), np.True_)
     """
-    if not previous.values.shape == current.values.shape == (len(current.monotonic_s), len(COUNTERS)):
+    shape = (len(current.monotonic_s), len(COUNTERS))
+    if not previous.values.shape == current.values.shape == shape:
         raise ValueError(
             f"samples have shapes {previous.values.shape} and {current.values.shape}: pass the same ports twice, "
             f"{len(COUNTERS)} counters each"
@@ -127,21 +134,25 @@ def deltas(previous: Samples, current: Samples, *, period_s: float, bits: NDArra
     quarter = np.uint64(1) << ((BITS if bits is None else bits).astype(np.uint64) - np.uint64(2))
     top = quarter * np.uint64(4) - np.uint64(1)  # modulo 2^64, which is right for 64 bits
 
-    elapsed_s = current.monotonic_s - previous.monotonic_s
+    elapsed_s = _columns(current.monotonic_s) - _columns(previous.monotonic_s)
     is_read_twice = previous.is_read & current.is_read
-    is_restarted = (current.boot != previous.boot)[:, np.newaxis]
+    is_restarted = _columns(current.boot) != _columns(previous.boot)
     is_back = now < before
     # A value above the top proves that the source is wider than declared: then it can't have wrapped there.
     is_wrapped = is_back & ~_STICKS & (before > quarter * np.uint64(3)) & (before <= top) & (now < quarter)
     is_reset = is_read_twice & (is_restarted | (is_back & ~is_wrapped))
     # Modulo the width only where it wrapped: a value wider than declared keeps its upper bits.
     counted = np.where(is_wrapped, (now - before) & top, now - before).astype(np.float64)
-    is_known = is_read_twice & ~is_reset & ~(_STICKS & (before == top) & (now == top)) & (elapsed_s > 0)[:, np.newaxis]
+    is_known = is_read_twice & ~is_reset & ~(_STICKS & (before == top) & (now == top)) & (elapsed_s > 0)
     return Deltas(
         value=np.where(is_known, counted, np.nan),
         is_saturated=current.is_read & _STICKS & (now == top),
         is_reset=is_reset,
         is_present=previous.is_read | current.is_read,
-        elapsed_s=elapsed_s,
-        is_gap=elapsed_s > GAP_PERIODS * period_s,
+        elapsed_s=np.broadcast_to(elapsed_s, shape),  # a view where all counters of a port have one interval
+        is_gap=(elapsed_s > GAP_PERIODS * period_s).any(axis=1),
     )
+
+
+def _columns(of_ports: NDArray[Any]) -> NDArray[Any]:
+    return of_ports if of_ports.ndim == 2 else of_ports[:, np.newaxis]
