@@ -64,7 +64,10 @@ def test_sums_over_all_ports_and_what_is_no_counter_are_passed_over():
 def test_classic_counters_keep_the_widths_of_the_standard():
     text = b"# Port counters: Lid 6 port 3 (CapMask: 0x5300 CapMask2: 0x0000002)\nPortRcvErrors:....65535\n"
 
-    assert perfquery_of(text)[0].bits == {}
+    bits = perfquery_of(text)[0].bits
+
+    assert bits["port_xmit_data"] == 32
+    assert "port_rcv_errors" not in bits  # 16, as in sysfs
 
 
 def test_a_scrape_has_its_bytes_turned_to_words(data):
