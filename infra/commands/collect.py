@@ -99,7 +99,8 @@ def perfquery(files: tuple[Path, ...], every: float, count: int, out: str | None
     """Read the output of `perfquery -x`, streams guid/port (the GUID from FILE's name) or lid-N/port.
 
     FILE… in order are successive samples of the ports they name, each taken when its file was last written; the
-    first one of a port has nothing to compare with. With --count N they are read anew every --every. The text has no
+    first one of a port has nothing to compare with. Where a port's extended counters have no errors, add the output
+    of `perfquery` without -x to its FILE. With --count N they are read anew every --every. The text has no
     link rate: utilization stays missing. Exits with 1 if no port can be read.
 
     \b
@@ -194,6 +195,7 @@ def _run(
     done = asyncio.run(collect(read, sink, every_s=every, count=count, has_base=has_base, odd=odd))
     if done.without_metric:
         what = "written with their extra alone" if out else "not published: the contract wants one"
-        click.echo(f"{done.without_metric} events had no metric, {what}", err=True)
+        why = "a port's first sample has nothing to compare with, the lines above say what else is missing"
+        click.echo(f"{done.without_metric} events had no metric, {what}: {why}", err=True)
     if out != "-":
         click.echo(json.dumps({"samples": done.samples, "events": done.events, "without_metric": done.without_metric}))

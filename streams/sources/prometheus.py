@@ -51,6 +51,7 @@ LEGACY = {
 """From `counters_ext` of kernels before 4.5; they stand in where the port's own are missing."""
 
 STATES = {"state_id": "state", "physical_state_id": "phys_state"}
+KNOWN = {*NAMES, *BYTES, *LEGACY, *STATES, "rate_bytes_per_second", "info"}
 
 _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+(?P<ts>\d+))?\s*$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -106,4 +107,5 @@ def _reading(at: tuple[str, str, str], said: dict[str, float], ts: int, *, boot:
         rate_gbps=said["rate_bytes_per_second"] * 8 / 1e9 if "rate_bytes_per_second" in said else np.nan,
         boot=boot,
         extra={to: said[of] for of, to in STATES.items() if of in said},
+        unknown=next((name for name in said if name not in KNOWN), ""),
     )

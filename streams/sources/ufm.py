@@ -8,6 +8,7 @@ Fields come as `Infiniband_SymbolErrors_u_Errors`: a name between the family and
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,17 @@ _AROUND = re.compile(r"^infiniband_|(?:_f)?_u_\w+$", re.IGNORECASE)
 def parse(content: bytes, path: Path, taken_s: float, *, odd: Oddities) -> list[Reading]:
     """Return the rows of one file, streams `guid/port`; `taken_s` is when it was written, for rows without a time."""
     readings = []
-    for index, row in enumerate(_rows(content, path, odd)):
+    for index, (row, is_change) in enumerate(_rows(content, path, odd)):
         reading = _reading(row, taken_s, path, odd) if isinstance(row, dict) else None
         if reading is None:
             odd.note(path, "has rows that name no port", f"row {index}")
         else:
-            readings.append(reading)
+            readings.append(replace(reading, is_change=is_change))
     return readings
 
 
-def _rows(content: bytes, path: Path, odd: Oddities) -> Iterator[Any]:
+def _rows(content: bytes, path: Path, odd: Oddities) -> Iterator[tuple[Any, bool]]:
+    """Yield each row, and whether its message has only the values that changed."""
     try:
         messages = [msgspec.json.decode(content)]
     except UNDECODABLE:
@@ -63,7 +65,8 @@ def _rows(content: bytes, path: Path, odd: Oddities) -> Iterator[Any]:
                 odd.note(path, "has lines that are no JSON", f"line {number}, {error}")
     for message in messages:
         rows = message.get("values") if isinstance(message, dict) else message
-        yield from rows if isinstance(rows, list) else ()
+        is_change = isinstance(message, dict) and message.get("type") == "delta"
+        yield from ((row, is_change) for row in rows) if isinstance(rows, list) else ()
 
 
 def _reading(row: dict[str, Any], taken_s: float, path: Path, odd: Oddities) -> Reading | None:
