@@ -30,6 +30,7 @@ HW_TRAFFIC = {
 """Where EFA and bnxt_re count traffic, in bytes; the latter has counters/ too, and answers EINVAL there."""
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?) ?Gb/sec")  # "2.5 Gb/sec (1X SDR)"
+_INTERFACE = re.compile(r"[^/\s]{1,15}")  # IFNAMSIZ
 _STATE = re.compile(r"(\d+):")  # "4: ACTIVE"
 
 
@@ -140,7 +141,7 @@ class Sysfs:
         names = sorted(self._names(of_device)) if of_device.is_dir() else []
         names.append(self._text(port / "gid_attrs" / "ndevs" / "0", is_optional=True))
         for name in names:
-            if name and "/" not in name:
+            if _INTERFACE.fullmatch(name):
                 yield of_device / name if (of_device / name).is_dir() else of_all / name
 
     @staticmethod
@@ -149,7 +150,7 @@ class Sysfs:
         return next((bond for bond in (interface, interface / "master") if (bond / "bonding").is_dir()), None)
 
     def _legs(self, bond: Path) -> list[str]:
-        return self._text(bond / "bonding" / "slaves").split()
+        return [name for name in self._text(bond / "bonding" / "slaves").split() if _INTERFACE.fullmatch(name)]
 
     def _has_all_legs(self, device: Path, bond: Path) -> bool:
         """Whether no leg has an RDMA device of its own: two devices under one interface are no bond of ports."""

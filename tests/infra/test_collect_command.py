@@ -67,6 +67,15 @@ def test_each_file_source_gives_an_event_a_port_of_its_fixture(source, pattern, 
     assert len(events_of(result.stdout)) == ports
 
 
+def test_events_without_a_metric_come_with_the_reason(tmp_path, caplog):
+    (tmp_path / "old.out").write_text("# Port counters: Lid 8 port 2\nRcvErrors:....500\n")
+
+    result = run("perfquery", tmp_path / "old.out", "--out", "-")
+
+    assert "1 events had no metric" in result.stderr
+    assert "no counter's name is known: 'RcvErrors'" in caplog.text  # which the command has on stderr
+
+
 @pytest.mark.parametrize("every", ["0s", "10", "-1s", "1h", "nan", "2d"])
 def test_a_period_that_is_none_is_refused(tree, every):
     assert run("sysfs", "--root", tree, "--every", every, "--out", "-").exit_code == 2

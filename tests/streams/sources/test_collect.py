@@ -1,4 +1,5 @@
 import asyncio
+import math
 
 import msgspec
 import pytest
@@ -8,7 +9,9 @@ from streams.sources.collect import Collector, NotWritable, Oddities, Reading, s
 from streams.sources.sysfs import Sysfs
 
 
-def reading(port="mlx5_0:1", at_s=0.0, *, boot="", bits=None, stated=None, rate_gbps=100.0, **counters):
+def reading(
+    port="mlx5_0:1", at_s=0.0, *, boot="", bits=None, stated=None, rate_gbps=100.0, bond_gbps=math.nan, **counters
+):
     return Reading(
         node="gpu7",
         port=port,
@@ -19,6 +22,7 @@ def reading(port="mlx5_0:1", at_s=0.0, *, boot="", bits=None, stated=None, rate_
         boot=boot,
         bits=bits or {},
         stated=stated or {},
+        bond_gbps=bond_gbps,
     )
 
 
@@ -95,6 +99,50 @@ def test_what_no_link_can_carry_is_left_out_and_said_once(collector, caplog):
     assert event.bandwidth_gbps is None
     assert event.extra["quarantined"] == 1
     assert len(caplog.records) == 1
+
+
+def bond_event(collector, words, *, port="mlx5_bond_0:1", **known):
+    """The event of a port that sent `words` in 2 s at a stated 200 Gb/s."""
+    collector.events([reading(port, rate_gbps=200.0, port_xmit_data=0, port_rcv_data=0, **known)])
+    (event,) = collector.events([reading(port, 2.0, rate_gbps=200.0, port_xmit_data=words, port_rcv_data=0, **known)])
+    return event
+
+
+@pytest.mark.parametrize(("words", "gbps", "utilization"), [(9_375_000_000, 150, 37.5), (23_250_000_000, 372, 93)])
+def test_a_bonds_utilization_is_of_all_its_legs(collector, caplog, words, gbps, utilization):
+    event = bond_event(collector, words, bond_gbps=400.0)
+
+    assert (event.bandwidth_gbps, event.utilization) == (pytest.approx(gbps), pytest.approx(utilization))
+    assert not caplog.records
+
+
+def test_the_kernels_own_bond_has_two_legs_where_nothing_tells_and_that_is_said(collector, caplog):
+    assert bond_event(collector, 9_375_000_000).utilization == pytest.approx(37.5)
+    (said,) = caplog.records
+    assert said.getMessage().endswith("nothing tells how many it has: 2 are taken for granted")
+
+
+def test_a_bond_whose_legs_nothing_tells_has_no_utilization_and_its_bandwidth(collector, caplog):
+    event = bond_event(collector, 23_250_000_000, port="rdma_bond0:1")
+
+    assert (event.bandwidth_gbps, event.utilization) == (pytest.approx(372), None)
+    assert "quarantined" not in event.extra
+    assert "utilization is left out" in caplog.text
+
+
+def test_a_bond_that_carries_more_than_its_legs_has_other_legs(collector):
+    event = bond_event(collector, 43_750_000_000)  # 700 Gb/s of twice 200
+
+    assert (event.bandwidth_gbps, event.utilization) == (pytest.approx(700), None)
+    assert "quarantined" not in event.extra
+
+
+def test_what_omni_path_does_not_count_is_missing(collector):
+    none = dict.fromkeys(["symbol_error", "port_xmit_wait", "link_downed", "port_xmit_data", "port_rcv_data"], 0)
+    for at_s in (0, 10):
+        (event,) = collector.events([reading("hfi1_0:1", at_s, **none)])
+
+    assert event.extra.keys() == {"tx_gbps", "rx_gbps", "rate_gbps", "link_downed"}
 
 
 @pytest.mark.parametrize("name", ["a" * 500, "é" * 300, "a/b", "\udcff", "", "a\u2028b"])

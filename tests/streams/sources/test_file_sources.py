@@ -70,6 +70,137 @@ def test_classic_counters_keep_the_widths_of_the_standard():
     assert "port_rcv_errors" not in bits  # 16, as in sysfs
 
 
+MASKED = b"""# Port extended counters: Lid 21 port 1 (CapMask: 0x1600 CapMask2: 0x000000%d)
+PortXmitData:....................%d
+PortRcvData:.....................%d
+PortXmitPkts:....................%d
+PortRcvPkts:.....................%d
+CounterSelect2:..................0x00000000
+SymbolErrorCounter:..............%d
+PortRcvErrors:...................0
+PortXmitDiscards:................0
+PortXmitWait:....................0
+"""
+CLASSIC = b"""# Port counters: Lid 21 port 1 (CapMask: 0x%x)
+PortXmitData:....................4294967295
+PortRcvData:.....................4294967295
+PortRcvErrors:...................%d
+PortXmitDiscards:................0
+PortXmitWait:....................%d
+"""
+
+
+def test_zeros_that_no_port_counts_are_left_out_and_said(caplog):
+    (uncounted,) = perfquery_of(MASKED % (0, 8, 8, 8, 8, 0))
+    (counted,) = perfquery_of(MASKED % (2, 8, 8, 8, 8, 0))
+
+    traffic = dict.fromkeys(("port_xmit_data", "port_rcv_data", "port_xmit_packets", "port_rcv_packets"), 8)
+    assert uncounted.counters == traffic
+    assert counted.counters.keys() - traffic.keys() == {
+        "symbol_error",
+        "port_rcv_errors",
+        "port_xmit_discards",
+        "port_xmit_wait",
+    }
+    assert "zeros that nobody counts" in caplog.text
+
+
+@pytest.mark.parametrize(("mask", "has_wait"), [(0x4600, False), (0x5600, True)])
+def test_a_classic_port_counts_waits_only_where_it_says_so(mask, has_wait):
+    (port,) = perfquery_of(CLASSIC % (mask, 1, 0))
+
+    assert ("port_xmit_wait" in port.counters) == has_wait
+    assert port.counters["port_rcv_errors"] == 1
+
+
+@pytest.mark.parametrize("is_classic_first", [True, False])
+def test_classic_errors_and_extended_traffic_of_one_file_are_one_sample(is_classic_first):
+    collector = Collector(period_s=10, odd=ODD)
+    for at_s, done in ((0, 0), (10, 1)):
+        both = [CLASSIC % (0x1600, 500 * done, 0), MASKED % (0, *([10**9 * done] * 4), 0)]
+        text = b"".join(both if is_classic_first else both[::-1])
+        events = collector.events(perfquery.parse(text, Path("a.out"), at_s, odd=ODD))
+
+    (event,) = events
+    assert event.bandwidth_gbps == pytest.approx(3.2)
+    assert event.error_rate == pytest.approx(2.5e-7)
+
+
+OLD = b"""# Port counters: Lid 8 port 2
+PortSelect:......................2
+CounterSelect:...................0x0000
+SymbolErrors:....................0
+XmtData:.........................1000000
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "parse", "example"),
+    [
+        (OLD, perfquery.parse, "SymbolErrors"),
+        (
+            b'node_infiniband_port_data_received_bytes{device="mlx5_0",port="1"} 7\n',
+            partial(prometheus.parse, host="gpu7"),
+            "port_data_received_bytes",
+        ),
+    ],
+)
+def test_a_file_of_counters_by_other_names_says_one_of_them_once(tmp_path, caplog, content, parse, example):
+    (tmp_path / "a").write_bytes(content)
+    odd = Oddities()
+
+    for _ in range(2):
+        read_files([tmp_path / "a"], partial(parse, odd=odd), odd)
+
+    assert [r.getMessage() for r in caplog.records] == [f"{tmp_path}/a: no counter's name is known: {example!r}"]
+
+
+def test_a_scrape_of_gauges_alone_has_no_unknown_counter(data):
+    ports = {r.stream_id: r for r in prometheus_of((data / "node_exporter-infiniband.prom").read_bytes())}
+
+    assert ports["gpu7/i40iw0:1"].unknown == ""
+
+
+def test_a_ufm_message_of_changes_says_so_and_loses_no_error():
+    def message(kind, at_s, **values):
+        row = {"timestamp": at_s * 10**6, "node_guid": "0x1", "port_num": 1, **values}
+        return json.dumps({"type": kind, "values": [row]}).encode()
+
+    errors = {"SymbolErrorCounterExtended": 0, "PortRcvErrorsExtended": 0, "PortXmitDiscardsExtended": 0}
+    packets = [{"PortXmitPktsExtended": n * 10**6, "PortRcvPktsExtended": n * 10**6} for n in range(3)]
+    lines = [
+        message("full", 0 + 1_767_261_600, **errors, **packets[0]),
+        message("delta", 30 + 1_767_261_600, **packets[1]),
+        message(
+            "delta", 60 + 1_767_261_600, **packets[2], SymbolErrorCounterExtended=6_000, PortRcvErrorsExtended=20_000
+        ),
+    ]
+
+    events = Collector(period_s=30, odd=ODD).events(ufm_of(b"\n".join(lines)))
+
+    assert [event.error_rate for event in events] == [None, 0, pytest.approx(0.01)]
+    assert events[-1].extra["symbol_errors"] == 12_000
+
+
+@pytest.mark.parametrize(("device", "gbps"), [("mlx5_0", 40), ("hfi1_0", 80)])
+def test_node_exporters_bytes_of_omni_path_are_half_of_what_passed(device, gbps):
+    def scrape(steps):
+        sides = ("transmitted", "received")
+        data = [f"node_infiniband_port_data_{s}_bytes_total" for s in sides]
+        rows = {**dict.fromkeys(data, steps * 10**10), "node_infiniband_symbol_error_total": 0}
+        rows["node_infiniband_rate_bytes_per_second"] = 1.25e10
+        return "".join(f'{name}{{device="{device}",port="1"}} {value}\n' for name, value in rows.items()).encode()
+
+    collector = Collector(period_s=2, odd=ODD)
+    for at_s in (0, 2):
+        (event,) = collector.events(
+            prometheus.parse(scrape(at_s // 2), Path("a.prom"), 1_767_261_600 + at_s, host="gpu7", odd=ODD)
+        )
+
+    assert (event.bandwidth_gbps, event.utilization) == (gbps, gbps)
+    assert ("symbol_errors" in event.extra) == (device == "mlx5_0")  # hfi1 says 0 always
+
+
 def test_a_scrape_has_its_bytes_turned_to_words(data):
     ports = {r.stream_id: r for r in prometheus_of((data / "node_exporter-infiniband.prom").read_bytes())}
 

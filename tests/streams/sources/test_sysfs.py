@@ -23,7 +23,8 @@ def test_every_port_of_the_procfs_tree_is_read(sysfs_tree):
 
     assert list(ports) == ["gpu7/hfi1_0:1", "gpu7/mlx4_0:1", "gpu7/mlx4_0:2", "gpu7/mlx5_0:1"]
     assert [port.rate_gbps for port in ports.values()] == [100, 40, 40, 25]
-    assert ports["gpu7/hfi1_0:1"].counters["port_rcv_data"] == 345_091_702_026  # words, as they are
+    assert ports["gpu7/hfi1_0:1"].counters["port_rcv_data"] == 345_091_702_026  # flits, as they are
+    assert [port.data_bytes for port in ports.values()] == [8, 4, 4, 4]
     assert ports["gpu7/mlx5_0:1"].counters["req_cqe_error"] == 3_481
     assert ports["gpu7/mlx5_0:1"].extra == {"state": 4, "phys_state": 4}
     assert not any(port.is_roce for port in ports.values())
@@ -142,3 +143,136 @@ def test_an_oddity_is_said_once_with_its_path_and_reason(mlx4, sysfs_tree, caplo
     assert [r.getMessage() for r in caplog.records if "symbol_error" in r.getMessage()] == [
         f"{mlx4}/counters/symbol_error: is no counter value: 'N/A (no PMA)'"
     ]
+
+
+def test_flits_are_known_by_the_driver_whatever_the_devices_name(sysfs_tree):
+    (sysfs_tree / "hfi1_0").rename(sysfs_tree / "fabric0")
+    (sysfs_tree / "fabric0" / "device").mkdir()
+    (sysfs_tree / "fabric0" / "device" / "driver").symlink_to("../../../bus/pci/drivers/hfi1")
+
+    assert read(sysfs_tree)["gpu7/fabric0:1"].data_bytes == 8
+
+
+@pytest.fixture
+def efa(tmp_path):
+    """An Elastic Fabric Adapter: no counters/, bytes and packets among the hw_counters (node_exporter#3670)."""
+    return port_of(
+        tmp_path / "infiniband" / "rdmap0", "Unspecified", hw_counters={"tx_bytes": 1000, "rx_bytes": 3, "tx_pkts": 9}
+    )
+
+
+def port_of(device, link_layer, **folders):
+    port = device / "ports" / "1"
+    for folder, counters in folders.items():
+        (port / folder).mkdir(parents=True)
+        for name, value in counters.items():
+            (port / folder / name).write_text(f"{value}\n")
+    (port / "rate").write_text("200 Gb/sec (4X HDR)\n")
+    (port / "link_layer").write_text(link_layer + "\n")
+    return port
+
+
+def test_traffic_of_efa_is_counted_in_bytes_among_its_hw_counters(efa):
+    (port,) = read(efa.parents[2]).values()
+
+    assert port.counters == {"port_xmit_data": 1000, "port_rcv_data": 3, "port_xmit_packets": 9}
+    assert port.data_bytes == 1
+
+
+def test_counters_that_only_answer_errors_leave_the_word_to_the_hw_counters(efa):
+    # bnxt_re has counters/port_rcv_data, and reading it is EINVAL (prometheus/procfs#675).
+    (efa / "counters" / "port_rcv_data").mkdir(parents=True)
+
+    assert read(efa.parents[2])["gpu7/rdmap0:1"].counters["port_rcv_data"] == 3
+
+
+def test_a_port_that_has_counted_words_does_not_change_to_bytes_for_a_sample(efa, caplog):
+    (efa / "counters").mkdir()
+    (efa / "counters" / "port_xmit_data").write_text("5\n")
+    source = Sysfs(efa.parents[2], host="gpu7", odd=Oddities())
+
+    (words,) = source.read()
+    (efa / "counters" / "port_xmit_data").unlink()
+    (unread,) = source.read()
+
+    assert (words.data_bytes, words.counters) == (4, {"port_xmit_data": 5})
+    assert (unread.data_bytes, unread.counters) == (4, {})
+
+
+def test_a_port_whose_counters_have_other_names_says_one_of_them(tmp_path, caplog):
+    port = port_of(
+        tmp_path / "odd0", "InfiniBand", counters={"words_sent": 1, "words_got": 2}, hw_counters={"lifespan": 10}
+    )
+
+    read(tmp_path)
+
+    assert f"{port}: no counter's name is known: 'words_got'" in caplog.text
+
+
+@pytest.fixture
+def bond(tmp_path):
+    """A RoCE bond of two legs as the kernel has it: one RDMA device, interfaces beside `infiniband`."""
+    port = port_of(
+        tmp_path / "infiniband" / "mlx5_bond_0", "Ethernet", counters={"port_xmit_data": 0, "port_rcv_data": 0}
+    )
+    (port / "gid_attrs" / "ndevs").mkdir(parents=True)
+    (port / "gid_attrs" / "ndevs" / "0").write_text("bond0\n")
+    for leg in ("ens1f0", "ens1f1", "bond0"):
+        (tmp_path / "net" / leg).mkdir(parents=True)
+    bonding = tmp_path / "net" / "bond0" / "bonding"
+    bonding.mkdir()
+    (bonding / "slaves").write_text("ens1f0 ens1f1\n")
+    (bonding / "mode").write_text("802.3ad 4\n")
+    (tmp_path / "net" / "ens1f0" / "device" / "infiniband" / "mlx5_bond_0").mkdir(parents=True)
+    return bonding.parent
+
+
+def gbps_of(bond):
+    (port,) = read(bond.parents[1] / "infiniband").values()
+    assert port.rate_gbps == 200
+    return port.bond_gbps
+
+
+def test_a_bonds_rate_is_that_of_the_legs_that_may_send(bond):
+    assert gbps_of(bond) == 400
+
+    (bond / "bonding" / "mode").write_text("active-backup 1\n")
+    assert gbps_of(bond) == 200
+
+    (bond / "speed").write_text("100000\n")  # Mb/s: the kernel's sum comes first
+    assert gbps_of(bond) == 100
+
+    (bond / "speed").write_text("-1\n")
+    assert gbps_of(bond) == 200
+
+
+@pytest.mark.parametrize("where", ["../net", "infiniband/mlx5_bond_0/device/net"])
+def test_a_bond_is_found_by_the_interface_of_its_device_too(bond, where):
+    port = bond.parents[1] / "infiniband" / "mlx5_bond_0"
+    (port / "ports" / "1" / "gid_attrs" / "ndevs" / "0").unlink()
+    (port / "device" / "net" / "ens1f0").mkdir(parents=True)
+    leg = bond.parent / "ens1f0" if where == "../net" else port / "device" / "net" / "ens1f0"
+    if where == "../net":
+        (port / "device" / "net" / "ens1f0").rmdir()
+        (port / "device" / "net" / "ens1f0").symlink_to(leg)
+    (leg / "master").symlink_to(bond)
+
+    assert gbps_of(bond) == 400
+
+
+def test_a_renamed_bond_is_one_and_two_devices_under_one_interface_are_none(bond):
+    infiniband = bond.parents[1] / "infiniband"
+    own = bond.parent / "ens1f0" / "device" / "infiniband"
+    (infiniband / "mlx5_bond_0").rename(infiniband / "rocep1s0f0")
+    (own / "mlx5_bond_0").rename(own / "rocep1s0f0")
+    assert gbps_of(bond) == 400
+
+    (bond.parent / "ens1f1" / "device" / "infiniband" / "rocep1s0f1").mkdir(parents=True)
+    assert math.isnan(gbps_of(bond))
+
+
+@pytest.mark.parametrize("name", ["", "../../etc", "x" * 4000, "nowhere", "."])
+def test_an_interface_that_is_none_tells_no_legs(bond, name):
+    (bond.parents[1] / "infiniband" / "mlx5_bond_0" / "ports" / "1" / "gid_attrs" / "ndevs" / "0").write_text(name)
+
+    assert math.isnan(gbps_of(bond))
