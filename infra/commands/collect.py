@@ -56,7 +56,8 @@ def command() -> None:
     """Read real port counters and publish metric events.
 
     One event per port and sample. What a port can't say is missing from its event, never 0; a port that says no
-    metric at all is in --out with its `extra` alone, and isn't published to Kafka. Oddities go to stderr, once each.
+    metric at all is in --out with its `extra` alone, and isn't published to Kafka. A counter that a sample lacks is
+    told by the next that has it, over the time since its last reading. Oddities go to stderr, once each.
     """
 
 
@@ -76,8 +77,8 @@ def sysfs(root: Path, every: float, count: int | None, host: str | None, out: st
     """Read the ports of this machine, streams host/device:port.
 
     Reads the counters under --root once as a base and then every --every, and publishes each sample to `metrics` (or
-    writes it to --out). Ends after --count samples, or cleanly on SIGINT and SIGTERM. Exits with 1 if no port can be
-    read at first.
+    writes it to --out). A RoCE bond's rate is that of its legs together, as the interfaces in `net` beside --root have
+    it. Ends after --count samples, or cleanly on SIGINT and SIGTERM. Exits with 1 if no port can be read at first.
 
     \b
         linkcast collect sysfs --every 1s --count 3 --out -

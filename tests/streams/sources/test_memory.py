@@ -208,11 +208,22 @@ def test_a_file_that_is_read_again_says_nothing_new_and_loses_nothing():
     traffic = [dict.fromkeys(LINK, n * 10**9) | {"port_xmit_discards": 0} for n in range(2)]
 
     *_, again, later = events_of([reading(0, traffic[0]), reading(10, traffic[1])][at] for at in (0, 0, 1))
-    one = CounterMemory(period_s=10)
-    told = [known(one.advance(["a/1"], sample(at_s, symbol_error=at_s))[0]) for at_s in (0, 0, 10, 10, 20)]
+    told = deltas_of(sample(at_s, symbol_error=n) for at_s, n in ((0, 0), (10, 4), (10, 6), (20, 9)))
 
     assert (again.error_rate, later.error_rate) == (None, pytest.approx(0.5))
-    assert told == [{}, {}, {"symbol_error": 10}, {}, {"symbol_error": 10}]
+    assert told == [{}, {"symbol_error": 4}, {}, {"symbol_error": 5}]
+
+
+def test_a_port_that_does_not_say_once_that_it_is_roce_loses_no_gap_in_the_sequence():
+    packets = [dict.fromkeys(LINK[2:4], n * 10**5) for n in range(3)]
+    still = {"port_rcv_errors": 0, "port_xmit_discards": 0}
+
+    events = events_of(
+        reading(10 * n, packets[n] | still | {"out_of_sequence": gaps}, is_roce=is_roce)
+        for n, (gaps, is_roce) in enumerate([(0, True), (400, False), (400, True)])
+    )
+
+    assert [event.error_rate for event in events] == [None, 0, pytest.approx(400 / 400_000)]
 
 
 def test_a_counter_comes_back_for_25_hours_and_then_begins_anew():
