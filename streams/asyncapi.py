@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 
 from streams import contract
-from streams.topics import TOPICS, Topic
+from streams.topics import RESERVED, TOPICS, Topic
 
 _SCHEMAS = "#/components/schemas/"
 _NODE = "The node: stream_id up to its last slash, UTF-8. Keeps a stream on one partition."
+_PARTITION = "The partition number in decimal."
+_MODEL = f"The model's name, `{contract.MODEL_NAME}`."
 
 
 _DESCRIPTION = (
@@ -57,11 +59,13 @@ PAYLOADS = {
     ),
     "outcomes": Payload(_NODE, contract.Outcome),
     "labels": Payload(_NODE, contract.Label),
-    "drift": Payload("The stream_id, or `fleet`.", contract.DriftAlarm),
-    "scorecards": Payload("The partition number in decimal.", contract.Scorecard),
-    "retrain": Payload("The model's name.", contract.RetrainRequest),
+    "signals": Payload(_PARTITION, contract.Signals),
+    "calls": Payload("The stream_id. The partition number is that of the source.", contract.Call),
+    "drift": Payload("The node or the stream_id, or `fleet`.", contract.DriftAlarm),
+    "scorecards": Payload(_PARTITION, contract.Scorecard),
+    "retrain": Payload(_MODEL, contract.RetrainRequest),
     "models": Payload("The version.", contract.ModelManifest),
-    "rollout": Payload("The model's name.", contract.RolloutState),
+    "rollout": Payload(_MODEL, contract.RolloutState),
     "state": Payload(
         "The source partition and the part of its state.",
         None,
@@ -124,10 +128,11 @@ def document() -> dict[str, Any]:
 def _channel(topic: Topic) -> dict[str, Any]:
     partitions = "as many partitions as `metrics`" if topic.follows_metrics else "one partition"
     config = ", ".join(f"{key}={value}" for key, value in topic.config.items())
+    reserved = "; reserved: nothing of linkcast reads it yet" if topic.name in RESERVED else ""
     return {
         "address": f"{{prefix}}{topic.name}",
         "parameters": {"prefix": {"default": "linkcast.", "description": "LINKCAST_PREFIX"}},
-        "description": f"{partitions}; {config}",
+        "description": f"{partitions}; {config}{reserved}",
         "messages": {topic.name: {"$ref": f"#/components/messages/{topic.name}"}},
     }
 

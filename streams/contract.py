@@ -26,6 +26,7 @@ FaultClass = Literal[
     "rdma_timeout",
 ]
 Class = Literal["healthy", FaultClass]
+OutcomeClass = Literal[FaultClass, "hard_down"]
 FAULT_CLASSES: tuple[str, ...] = get_args(FaultClass)
 CLASSES = (HEALTHY, *FAULT_CLASSES)
 """Class codes: index 0 is healthy, 1 to 10 are the fault classes of the spec in its order."""
@@ -61,6 +62,9 @@ FEATURES = (
 )
 """The feature set `core`, in the order of every feature array here."""
 
+MODEL_NAME = "linkcast"
+"""The one model's name: the key of topics `retrain` and `rollout`."""
+
 STREAM_ID_BYTES_MAX = 200
 EVENT_TIME_MS_MAX = 4_102_444_800_000
 """2100-01-01: an event time beyond it is microseconds or nanoseconds sent for milliseconds."""
@@ -74,7 +78,22 @@ NonNegative = Annotated[float, Meta(ge=0, le=1e12)]  # the bound keeps every der
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Version = Annotated[Literal[1], Meta(description="Version of the record; an unknown one is a dead letter")]
-Source = Annotated[str, Meta(pattern=r"^\d+:\d+:\d+$", description="partition:offset:index of the metric event")]
+Source = Annotated[
+    str, Meta(pattern=r"^\d+:\d+:\d+$", max_length=41, description="partition:offset:index of the metric event")
+]
+Count = Annotated[int, Meta(ge=0, lt=2**53)]  # exact in any language's JSON, here and below
+DurationMs = Annotated[int, Meta(ge=0, lt=2**53, description="Duration, milliseconds")]
+Partition = Annotated[int, Meta(ge=0, lt=2**31)]
+Offset = Annotated[int, Meta(ge=0, lt=2**53)]
+ShortName = Annotated[str, Meta(min_length=1, max_length=64)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Words = Annotated[str, Meta(max_length=2_000)]
+ModelVersion = Annotated[Name, Meta(description="Version of a bundle; `rules` where no bundle scored")]
+Incident = Annotated[str, Meta(min_length=1, max_length=256, description="One cause, shared by all streams it struck")]
+Numbers = Annotated[
+    dict[ShortName, float | Annotated[dict[ShortName, float | None], Meta(max_length=64)] | None],
+    Meta(max_length=64, description="Numbers by name, some of them by class as well; null is unknown"),
+]
 
 
 def _version() -> Literal[1]:
@@ -140,6 +159,7 @@ class Driver(msgspec.Struct, frozen=True):
 
 
 Change = Literal["opened", "worsened", "eased", "closed", ""]
+Arm = Literal["champion", "canary"]
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -150,90 +170,283 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ts: EventTimeMs  # of the event that was scored
     class_: Class = msgspec.field(name="class")  # the most probable class
     risk: Percent  # 100 × calibrated probability that an incident is under way or starts within the horizon
+    probability: Fraction | None = None  # calibrated, of such an incident; null while nothing fills it in
     confidence: Fraction  # probability of `class`
     model: str  # version of the bundle that scored it; "rules" where no bundle was there yet
     src: Source  # of that event; the identity for dropping repeats
     probabilities: dict[str, float] | None = None  # by class, only when `class` is not healthy
-    arm: Literal["champion", "canary"] = "champion"
+    arm: Arm = "champion"
     change: Change = ""  # by hysteresis on risk; what the Lambda acts on
     episode: str | None = None  # shared by all predictions of one incident
     drivers: list[Driver] | None = None  # the strongest first, only when risk ≥ 80
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What really happened to a stream, on topic `outcomes`, keyed by node."""
+    """What really happened to one stream, on topic `outcomes`, keyed by node.
+
+    Operators, tickets, fabric managers and the simulator write it; monitor and trainer read it. Identity: incident ×
+    stream. A later one amends it, and counts for training alone once the incident was judged. Name the incident where
+    its start may be amended.
+    """
 
     v: Version = msgspec.field(default_factory=_version)
     stream_id: StreamId
     start: EventTimeMs
-    class_: FaultClass | Literal["hard_down"] = msgspec.field(name="class")
-    source: str  # who says so: an operator, a ticket, the fabric manager, the simulator
+    class_: OutcomeClass = msgspec.field(name="class")
+    source: Name  # who says so: an operator, a ticket, the fabric manager, the simulator
     end: EventTimeMs | None = None  # null while it lasts
-    incident: str | None = None  # shared by all streams that one cause struck
+    incident: Incident | None = None  # stream_id@start where it is left out
+    severity: Name | None = None  # as the source grades it
+    action_taken: Words | None = None  # what ended it: a cable swapped, a port drained
+
+    def __post_init__(self) -> None:
+        if self.end is not None and self.end < self.start:
+            raise ValueError(f"end {self.end} is before start {self.start}: give both in ms, end null while it lasts")
+
+    @property
+    def incident_id(self) -> str:
+        """The incident: as the sender named it, else one of this stream and start alone."""
+        return self.incident or f"{self.stream_id}@{self.start}"
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Incident and stream."""
+        return self.incident_id, self.stream_id
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An expert's verdict on one sample, on topic `labels`, keyed by node; it overrides the rule label."""
+    """An expert's verdict on one sample, on topic `labels`, keyed by node; it overrides the rule label.
+
+    Review writes it; monitor and trainer read it. It judges the episode under way at `ts` and never makes an incident.
+    Identity: stream × ts × expert. A later one amends it.
+    """
 
     v: Version = msgspec.field(default_factory=_version)
     stream_id: StreamId
     ts: EventTimeMs  # of the sample
-    class_: Class = msgspec.field(name="class")
-    expert: str
-    labelled_at: EventTimeMs
-    risk: Percent | None = None
-    note: str = ""
+    class_: Class | Literal["false_positive"] = msgspec.field(name="class")  # the latter: the episode was a false alarm
+    expert: Name
+    labelled_at: EventTimeMs  # by the expert's clock
+    risk: Percent | None = None  # as the expert sees it
+    note: Words = ""
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """Stream, event time and expert."""
+        return self.stream_id, self.ts, self.expert
 
 
-class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A detector fired, on topic `drift`, keyed by stream or fleet scope."""
+class Moments(msgspec.Struct, frozen=True):
+    """Sums of one quantity. Added up over partitions they give the fleet's mean and variance."""
+
+    count: Count  # of rows that have a value: what is missing counts nowhere
+    sum: float
+    sum_of_squares: Annotated[float, Meta(ge=0)]
+
+
+class ModelSignals(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model said in an interval, of every row and whoever was live."""
+
+    risk: Moments
+    episodes_opened: Count
+    episodes_under_way: Count  # at the end of the interval
+
+
+class ArmSignals(msgspec.Struct, frozen=True, kw_only=True):
+    """What one arm carried in an interval."""
+
+    streams: Count
+    predictions: Count
+    scoring_ms: NonNegative  # CPU time it took to score them
+
+
+class Signals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One partition over 5 min of event time, on topic `signals`, keyed by partition: what needs no truth.
+
+    The monitor writes it once the partition's newest event is 2 min past the end; control reads it. Identity: partition
+    × interval × models. The first counts.
+    """
 
     v: Version = msgspec.field(default_factory=_version)
-    scope: str  # a stream_id, or "fleet"
-    feature: str
-    channel: Literal["mean", "variance", "error"]
-    ts: EventTimeMs  # of the event that raised the alarm
-    changed_at: EventTimeMs  # estimate of when the change began
-    statistic: NonNegative
-    threshold: NonNegative
-    size_sigma: float  # shift in standard deviations of the reference, signed
-    reference: str  # version of the bundle that the reference belongs to
+    partition: Partition
+    start: EventTimeMs
+    end: EventTimeMs  # excluded
+    rows: Count
+    streams: Count  # that had a row
+    metrics: Annotated[dict[ShortName, Moments], Meta(max_length=64)]  # by the metric's name
+    models: Annotated[dict[ModelVersion, ModelSignals], Meta(max_length=8)]  # champion and challenger, by version
+    arms: Annotated[dict[Arm, ArmSignals], Meta(max_length=2)] = {}
+
+    @property
+    def identity(self) -> tuple[int, int, int, tuple[str, ...]]:
+        """Partition, interval, and the models in the order of their versions."""
+        return self.partition, self.start, self.end, tuple(sorted(self.models))
 
 
-class Confusion(msgspec.Struct, frozen=True):
-    """Counts of one class over matured predictions."""
+class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model opened an episode, still has it open, or closed it: on topic `calls`, keyed by stream.
 
-    true_positive: int
-    false_positive: int
-    false_negative: int
-    true_negative: int
+    The monitor writes it on the partition number of its source, for champion and challenger alike, whoever is live, and
+    reads it again at a start. What is open is renewed every 6 h of event time, so that a start reads hours and not
+    months. Identity: model × stream × opened_at × kind. Repeats are equal; of `renewed` the latest counts.
+    """
+
+    v: Version = msgspec.field(default_factory=_version)
+    model: ModelVersion  # never a role: who is champion changes
+    stream_id: StreamId
+    opened_at: EventTimeMs
+    kind: Literal["opened", "renewed", "closed"]
+    ts: EventTimeMs  # of the row that opened, renewed or closed it
+    class_: Class = msgspec.field(name="class")  # the most probable one where risk was highest
+    highest_risk: Percent  # so far
+    src: Source  # of the row at `ts`
+
+    @property
+    def identity(self) -> tuple[str, str, int, str]:
+        """Model, stream, when it was opened, and what became of it."""
+        return self.model, self.stream_id, self.opened_at, self.kind
+
+
+class Called(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether one model called an incident, or a placebo, on any of its streams."""
+
+    before_start: bool = False  # an episode opened within the horizon before the start
+    while_it_lasted: bool = False  # one opened between start and end
+    lead_ms: DurationMs | None = None  # from the earliest opening before the start to it; null where none was
+    class_was_right: bool = False  # any of these episodes named the class of the incident
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether it counts as a hit: called before the start or while it lasted."""
+        return self.before_start or self.while_it_lasted
+
+
+class Placebo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The same streams some hours before an incident: a hit there is luck."""
+
+    earlier_ms: DurationMs  # than the incident
+    is_quiet: bool  # no incident of any of the streams was near; only quiet ones count
+    champion: Called
+    challenger: Called | None = None
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One matured incident as far as it struck one partition; units of one incident are joined over partitions.
+
+    Joined, a model hit if it hit in any of them, and likewise each placebo, which is quiet if it is quiet in all. With
+    h the hit and p the share of hits among quiet placebos, two at least, a model's skill is h − p; challenger ′ and
+    champion differ by ½[(h′ − p′) − (h − p)].
+    """
+
+    incident: Incident
+    class_: OutcomeClass = msgspec.field(name="class")
+    start: EventTimeMs  # the earliest of its streams
+    streams: Count  # that it struck in this partition
+    is_covered: bool  # both models ran over all of it and its placebos; it counts only if so in each partition
+    champion: Called
+    challenger: Called | None = None
+    placebos: Annotated[list[Placebo], Meta(max_length=8)] = []
+
+
+class FalseEpisodes(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model raised for nothing in quiet port-time."""
+
+    opened: Count
+    port_ms: DurationMs  # spent in them within the interval, summed over ports
+
+
+UNITS_MAX = 200
+"""Of a scorecard, so that one of the longest names still fits a record of 1 MiB."""
 
 
 class Scorecard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Confusion counts of champion and challenger over one interval of matured predictions, on topic `scorecards`."""
+    """Champion and challenger side by side over one partition and interval, on topic `scorecards`, keyed by partition.
+
+    The monitor writes it once the truth has matured: event time is past the horizon and the truth delay. Control reads
+    it. Identity: partition × interval × champion × challenger. The first counts.
+    """
 
     v: Version = msgspec.field(default_factory=_version)
-    partition: Annotated[int, Meta(ge=0)]
-    start: EventTimeMs  # of the interval, by prediction time
-    end: EventTimeMs
-    champion: str
-    by_class: dict[str, Confusion]
-    challenger: str | None = None
-    challenger_by_class: dict[str, Confusion] | None = None
-    censored: Annotated[int, Meta(ge=0)] = 0  # predictions whose port was drained before the horizon passed
+    partition: Partition
+    start: EventTimeMs
+    end: EventTimeMs  # excluded
+    champion: ModelVersion
+    challenger: ModelVersion | None = None  # null while none is on trial
+    units: Annotated[list[Unit], Meta(max_length=UNITS_MAX)] = []  # incidents that started in the interval
+    units_left_out: Count = 0  # beyond `UNITS_MAX`, by incident; they count for nothing
+    quiet_port_ms: DurationMs  # without an incident near, summed over ports
+    champion_false: FalseEpisodes
+    challenger_false: FalseEpisodes | None = None
+    outcomes_late: Count = 0  # came after their unit was judged
+    outcomes_censored: Count = 0  # the port was drained or fell silent before the horizon had passed
+    outcomes_unknown: Count = 0  # of streams without a row of features
+
+    @property
+    def identity(self) -> tuple[int, int, int, str, str | None]:
+        """Partition, interval, champion and challenger."""
+        return self.partition, self.start, self.end, self.champion, self.challenger
+
+
+class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A detector fired, on topic `drift`, keyed by `subject`, or by `fleet`.
+
+    The monitor writes those of nodes and streams, which are for operators; control writes and reads those of the fleet.
+    Identity: scope × signal × channel × change time. Repeats are equal.
+    """
+
+    v: Version = msgspec.field(default_factory=_version)
+    scope: Literal["fleet", "node", "stream"]
+    subject: StreamId | None = None  # the node or stream; null for the fleet
+    signal: ShortName  # a metric or feature, or `risk`, `calls_per_port`, `skill` …
+    channel: Literal["mean", "variance", "error"]  # error: of matured mistakes
+    ts: EventTimeMs  # of what raised the alarm
+    changed_at: EventTimeMs  # estimate of when the change began
+    detector: ShortName
+    statistic: NonNegative | None = None  # null where the detector tells none
+    threshold: NonNegative | None = None
+    size_sigma: float  # shift in standard deviations of the reference, signed
+    importance: Fraction | None = None  # the signal's share of what drives the champion's risk; null if no feature
+    reference: ModelVersion  # the champion under which the reference was taken
+
+    def __post_init__(self) -> None:
+        if (self.scope == "fleet") != (self.subject is None):
+            raise ValueError(f"scope {self.scope} with subject {self.subject}: name a node or a stream, the fleet none")
+
+    @property
+    def identity(self) -> tuple[str, str | None, str, str, int]:
+        """Scope with its subject, signal, channel, and when the change began."""
+        return self.scope, self.subject, self.signal, self.channel, self.changed_at
 
 
 class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A request for a new model and its progress, on topic `retrain`, keyed by model name."""
+    """A request for a new model and what became of it, on topic `retrain`, keyed by `MODEL_NAME`.
+
+    Control writes it before the job starts, and it is held until enough incidents have matured; the trainer reads it
+    and writes its progress. Identity: job × state. A later one amends it, which is how progress is told.
+    """
 
     v: Version = msgspec.field(default_factory=_version)
-    model: str
-    job: str  # model, champion and cool-down bucket: the identity that makes one job of many alarms
-    requested_at: EventTimeMs
-    reason: str
-    state: Literal["requested", "running", "done", "failed"] = "requested"
-    detail: str = ""
-    result: str | None = None  # version of the new bundle
+    model: Name
+    champion: ModelVersion  # to be replaced
+    bucket: EventTimeMs  # start of the cool-down bucket: many alarms in one make one job
+    requested_at: EventTimeMs  # event time of the decision
+    reason: Words
+    state: Literal["held", "requested", "running", "done", "failed"]
+    since: EventTimeMs  # data from here on count
+    offsets: Annotated[dict[Partition, Offset], Meta(max_length=4_096)] = {}  # of `features`, where these data begin
+    progress: Fraction | None = None
+    detail: Words = ""
+    result: ModelVersion | None = None  # the new bundle
+
+    @property
+    def job(self) -> str:
+        """The job, by model, champion and cool-down bucket."""
+        return f"{self.model}/{self.champion}/{self.bucket}"
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Job and state."""
+        return self.job, self.state
 
 
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -247,15 +460,28 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class RolloutState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who carries the fabric, on topic `rollout`, keyed by model name."""
+    """Who carries the fabric from one step to the next, on topic `rollout`, keyed by `MODEL_NAME`.
+
+    Control writes it, and an operator, whose command is such a record, too; workers, monitor and control read it.
+    Identity: step. The first valid record of a step counts, for every reader: who comes second reads again, and tries
+    at the next one.
+    """
 
     v: Version = msgspec.field(default_factory=_version)
-    model: str
-    champion: str
-    ts: EventTimeMs  # of the decision
-    stage: Literal["steady", "shadow", "canary", "rolled_back"] = "steady"
-    challenger: str | None = None
-    share_percent: Percent = 0
-    salt: str = ""  # of hash(stream, rollout)
-    why: str = ""
-    numbers: dict[str, float] = {}
+    model: Name
+    step: Annotated[int, Meta(ge=1, lt=2**53)]  # one sequence for the model's whole life
+    ts: EventTimeMs  # event time of the decision
+    stage: Literal["steady", "shadow", "canary", "paused", "rolled_back"]
+    champion: ModelVersion
+    rollout: ShortName | None = None  # id of the rollout that this is a step of; null where none is under way
+    challenger: ModelVersion | None = None
+    share_percent: Percent = 0  # of the streams, that the challenger serves
+    salt: Annotated[str, Meta(max_length=64)] = ""  # of the hash that deals streams to arms, one a rollout
+    by: Name  # `control`, or the operator's name
+    why: Words
+    numbers: Numbers = {}  # that decided
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        """The step, of its model."""
+        return self.model, self.step
