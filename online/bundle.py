@@ -29,7 +29,7 @@ from online import booster_file
 from online.episodes import CLOSED_BELOW_RISK, OPENED_FROM_RISK
 from online.files import read_regular, sync_folder, write_whole
 from online.trees import Forest
-from streams.contract import CLASSES, FEATURES, EventTimeMs, LinkcastError
+from streams.contract import CLASSES, FEATURES, EventTimeMs, LinkcastError, ModelVersion, Offset
 
 FEATURE_SET = "core"
 FEATURE_CODE = ("windows.py", "panes.py", "baselines.py", "calendar.py", "features.py")
@@ -98,6 +98,23 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     rows: int  # before sampling
     horizon_ms: int  # how far ahead the targets look
     base_rate: float  # share of rows with an incident under way or within the horizon that risk is calibrated to
+    offsets: dict[str, tuple[Offset, Offset]] = {}  # by topic-partition: first offset read, and the next one; {}: none
+
+
+class SignalReference(msgspec.Struct, frozen=True, kw_only=True):
+    """What is usual of one signal of the fleet, per 5 min of event time: an AR(1) around its mean."""
+
+    mean: float
+    sd: Annotated[float, Meta(ge=0)]
+    ar1: Annotated[float, Meta(gt=-1, lt=1)]  # correlation with the 5 min before
+
+
+class DriftReference(msgspec.Struct, frozen=True, kw_only=True):
+    """What drift is told against until a fabric has one of its own: the fleet's signals and the model's own quality."""
+
+    signals: dict[str, SignalReference]
+    skill: Annotated[float, Meta(ge=-1, le=1)]  # hit rate less placebo rate, on held-out data
+    false_time: Annotated[float, Meta(ge=0, le=1)]  # share of quiet port-time in false episodes, on the same
 
 
 class Golden(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +141,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     training: Training
     evaluation: Figures
     golden: Golden
-    parent: str | None = None  # version of the bundle that this one was trained to replace
+    parent: ModelVersion | None = None  # version of the bundle that this one was trained to replace
+    reference: DriftReference | None = None
 
 
 class Bundle(NamedTuple):
@@ -148,11 +166,14 @@ def write_bundle(
     golden_rows: NDArray[np.float32],
     created_at: int,
     key: Ed25519PrivateKey,
+    parent: str | None = None,
+    reference: DriftReference | None = None,
 ) -> Path:
     """Write a signed bundle to `out/VERSION` and return that folder; it appears whole or not at all.
 
     `golden_rows` has shape (n, 24) with n ≥ 1. The version is the UTC date of `created_at` (ms) and the first 8 hex
-    digits of the manifest's SHA-256, so the same training at the same time has the same version.
+    digits of the manifest's SHA-256, so the same training at the same time has the same version. `parent` is the
+    version of the bundle that it is to replace.
     """
     files = dict(zip(_MODELS, (bytes(classifier.save_raw("ubj")), bytes(risk.save_raw("ubj"))), strict=True))
     manifest = Manifest(
@@ -172,6 +193,8 @@ def write_bundle(
             classifier=native_margins(classifier, golden_rows).astype("<f4").tobytes(),
             risk=native_margins(risk, golden_rows).astype("<f4").tobytes(),
         ),
+        parent=parent,
+        reference=reference,
     )
     files[_MANIFEST] = msgspec.json.encode(manifest, order="sorted")
     files[_SIGNATURE] = key.sign(files[_MANIFEST])

@@ -13,7 +13,16 @@ import xgboost as xgb
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from online import bundle
-from online.bundle import BundleRefused, File, Manifest, load_bundle, native_margins
+from online.bundle import (
+    BundleRefused,
+    DriftReference,
+    File,
+    Manifest,
+    SignalReference,
+    Training,
+    load_bundle,
+    native_margins,
+)
 
 
 @pytest.fixture
@@ -42,6 +51,36 @@ def test_a_bundle_comes_back_as_it_was_written(folder, trusted, trained):
     assert loaded.manifest.parent is None
     assert loaded.classifier.margins(trained.X).tobytes() == native_margins(trained.classifier, trained.X).tobytes()
     assert loaded.risk.margins(trained.X).tobytes() == native_margins(trained.risk, trained.X).tobytes()
+
+
+def test_a_bundle_says_what_it_replaces_what_it_read_and_what_drift_is_told_against(write, tmp_path, trusted):
+    training = Training(
+        source="topic features", start=0, end=1, rows=2, horizon_ms=3, base_rate=0.1, offsets={"features-0": (7, 90)}
+    )
+    reference = DriftReference(
+        signals={"latency_p99": SignalReference(mean=2.5, sd=0.1, ar1=0.9)}, skill=0.5, false_time=0.02
+    )
+
+    folder = write(tmp_path, training=training, parent="20261101-0a0a0a0a", reference=reference)
+
+    manifest = load_bundle(folder, trusted).manifest
+    assert (manifest.parent, manifest.training, manifest.reference) == ("20261101-0a0a0a0a", training, reference)
+
+
+def test_a_bundle_of_the_release_before_loads_and_an_unknown_field_is_refused(folder, trusted, signing_key):
+    path = folder / "manifest.json"
+    said = msgspec.json.decode(path.read_bytes())
+    del said["reference"], said["training"]["offsets"]
+
+    def says(manifest):
+        path.write_bytes(msgspec.json.encode(manifest, order="sorted"))
+        (folder / "manifest.sig").write_bytes(signing_key.sign(path.read_bytes()))
+
+    says(said)
+    assert load_bundle(folder, trusted).manifest.reference is None
+    says(said | {"of_a_later_release": 1})
+    with pytest.raises(BundleRefused, match=r"of_a_later_release.*retrain"):
+        load_bundle(folder, trusted)
 
 
 def test_the_same_bundle_written_twice_is_one_folder(folder, write, tmp_path):
