@@ -108,7 +108,7 @@ def _model(home: Path) -> Check:
 
 
 async def _topics(kafka: KafkaSettings, prefix: str) -> Check:
-    fix = "'linkcast topics apply' makes what is missing and lists what differs"
+    fix = "'linkcast topics apply' makes what is missing and says how to mend what differs"
     found = {topic.topic.removeprefix(prefix): topic for topic in await list_topics(kafka, prefix)}
     missing = [topic.name for topic in TOPICS if topic.name not in found]
     if missing:

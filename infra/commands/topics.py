@@ -41,26 +41,36 @@ def apply(
 ) -> None:
     """Make the topics that are missing; say where the others differ from their declaration, and change nothing there.
 
-    Waits for the cluster if it is away. Prints one difference a line; exits with 1 if there are any.
+    Waits for the cluster if it is away. Prints one difference a line, and on stderr the commands of Kafka's own tools
+    that mend them; exits with 1 if there are any.
 
     \b
         linkcast topics apply --partitions 8
     """
     import msgspec
 
+    from infra.topic_steps import steps
     from infra.topics import apply_topics, for_msk_serverless
     from streams.topics import TOPICS
 
     declared = for_msk_serverless() if msk_serverless else TOPICS
     copies = replication or (3 if msk_serverless else None)
     applied = asyncio.run(apply_topics(kafka, prefix, partitions=partitions, replication=copies, declared=declared))
+    told = steps(applied.differences, kafka, prefix, msk_serverless=msk_serverless)
     if as_json:
-        print(msgspec.json.encode(applied).decode())
+        print(msgspec.json.encode({**msgspec.to_builtins(applied), "steps": told}).decode())
     else:
         for topic in applied.created:
             print(f"made {topic}", file=sys.stderr)
         for difference in applied.differences:
             print(difference)
+        if told:
+            print(
+                "nothing that is there was changed. To mend it, where Kafka's tools are:",
+                *told,
+                sep="\n",
+                file=sys.stderr,
+            )
     sys.exit(bool(applied.differences))
 
 
