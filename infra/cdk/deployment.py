@@ -8,7 +8,7 @@ from streams.contract import LinkcastError
 from streams.topics import PARTITIONS
 
 MSK_SERVERLESS_COMPACTED_MAX = 120
-"""Partitions of compacted topics that MSK Serverless takes: `labels` and `state` have one for each of `metrics`."""
+"""Partitions of compacted topics that MSK Serverless takes: `state` has one for each of `metrics`, `models` has one."""
 DEAD_TOPIC = "predictions.dead"
 """Where the Lambda puts a record that no retry mends, without the prefix."""
 INTERFACE_ENDPOINTS = {
@@ -64,11 +64,11 @@ class Deployment:
     budget_usd_month: int = 2_000
 
     def __post_init__(self) -> None:
-        compacted = 2 * self.partitions + 2
+        compacted = self.partitions + 1
         if self.partitions < 1 or compacted > MSK_SERVERLESS_COMPACTED_MAX:
             raise DeploymentRefused(
                 f"partitions={self.partitions} makes {compacted} compacted partitions and MSK Serverless takes "
-                f"{MSK_SERVERLESS_COMPACTED_MAX}: choose 1 to {(MSK_SERVERLESS_COMPACTED_MAX - 2) // 2}"
+                f"{MSK_SERVERLESS_COMPACTED_MAX}: choose 1 to {MSK_SERVERLESS_COMPACTED_MAX - 1}"
             )
         if not 1 <= self.workers <= self.partitions:
             raise DeploymentRefused(f"workers={self.workers}: choose 1 to {self.partitions}, the number of partitions")

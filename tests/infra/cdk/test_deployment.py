@@ -2,7 +2,8 @@
 
 import pytest
 
-from infra.cdk.deployment import Deployment, DeploymentRefused, deployment_of
+from infra.cdk.deployment import MSK_SERVERLESS_COMPACTED_MAX, Deployment, DeploymentRefused, deployment_of
+from streams.topics import TOPICS
 
 
 def test_a_command_line_gives_text_and_a_deployment_has_numbers():
@@ -14,8 +15,8 @@ def test_a_command_line_gives_text_and_a_deployment_has_numbers():
 @pytest.mark.parametrize(
     ("context", "said"),
     [
-        ({"partitions": "60"}, "choose 1 to 59"),  # 2 × 60 + 2 compacted partitions are two too many
-        ({"partitions": "0"}, "choose 1 to 59"),
+        ({"partitions": "120"}, "choose 1 to 119"),  # 120 + 1 compacted partitions are one too many
+        ({"partitions": "0"}, "choose 1 to 119"),
         ({"partitions": "many"}, "give a whole number"),
         ({"workers": "9"}, "choose 1 to 8, the number of partitions"),
         ({"alert_risk": "101"}, "choose 0 to 100"),
@@ -28,8 +29,11 @@ def test_what_no_account_would_take_is_refused_with_what_would_do(context, said)
         deployment_of(context)
 
 
-def test_fifty_nine_partitions_still_fit_msk_serverless():
-    assert Deployment(partitions=59, workers=1).partitions == 59
+def test_as_many_partitions_as_msk_serverless_compacts_still_fit():
+    compacted = [topic for topic in TOPICS if topic.config["cleanup.policy"] == "compact"]
+
+    assert Deployment(partitions=119, workers=1).partitions == 119
+    assert sum(topic.partitions(119) for topic in compacted) == MSK_SERVERLESS_COMPACTED_MAX
 
 
 def test_a_profile_needs_the_model_in_each_region_that_it_may_choose():
