@@ -9,11 +9,9 @@ of the training machine, bit for bit.
 """
 
 import hashlib
-import importlib.resources
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -30,10 +28,9 @@ from online.episodes import CLOSED_BELOW_RISK, OPENED_FROM_RISK
 from online.files import read_regular, sync_folder, write_whole
 from online.trees import Forest
 from streams.contract import CLASSES, FEATURES, EventTimeMs, LinkcastError, ModelVersion, Offset
+from streams.fingerprints import features_sha256
 
 FEATURE_SET = "core"
-FEATURE_CODE = ("windows.py", "panes.py", "baselines.py", "calendar.py", "features.py")
-"""The modules of `streams` that decide what a feature is; a bundle runs only on the code it was trained with."""
 
 DRIVERS_FROM_RISK = 80.0
 THRESHOLDS = {"opened_from": OPENED_FROM_RISK, "closed_below": CLOSED_BELOW_RISK, "drivers_from": DRIVERS_FROM_RISK}
@@ -182,7 +179,7 @@ def write_bundle(
         xgboost=xgb.__version__,
         feature_set=FEATURE_SET,
         features=FEATURES,
-        feature_code=feature_code_sha256(),
+        feature_code=features_sha256(),
         classes=CLASSES,
         thresholds=THRESHOLDS,
         calibration=calibration,
@@ -205,15 +202,6 @@ def native_margins(booster: xgb.Booster, X: NDArray[np.float32]) -> NDArray[np.f
     """Return XGBoost's own margins of the rows of `X`, shape (n, 24), as shape (n, k)."""
     margins = booster.predict(xgb.DMatrix(X, nthread=1), output_margin=True, validate_features=False)
     return np.asarray(margins, np.float32).reshape(len(X), -1)
-
-
-@cache
-def feature_code_sha256() -> str:
-    """Return the hash of the source of the feature kernel."""
-    digest = hashlib.sha256()
-    for module in FEATURE_CODE:
-        digest.update(importlib.resources.files("streams").joinpath(module).read_bytes())
-    return digest.hexdigest()
 
 
 def _version(manifest: Manifest, content: bytes) -> str:
@@ -305,7 +293,7 @@ def _check_versions(folder: Path, manifest: Manifest) -> None:
             f"shift without an error. Install xgboost=={manifest.xgboost} or retrain the bundle."
         )
     trained = (manifest.feature_set, manifest.features, manifest.classes, manifest.thresholds, manifest.feature_code)
-    running = (FEATURE_SET, FEATURES, CLASSES, THRESHOLDS, feature_code_sha256())
+    running = (FEATURE_SET, FEATURES, CLASSES, THRESHOLDS, features_sha256())
     names = ("feature set", "features", "classes", "thresholds", "feature code")
     for name, ours, theirs in zip(names, running, trained, strict=True):
         if ours != theirs:

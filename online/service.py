@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from online import health
-from online.bundle import feature_code_sha256
+from online import health, keys, worker
 from online.champion import Champion
 from online.models import Models
 from online.worker import ScoredPartition
-from streams import measures
+from streams import compiled, fingerprints, measures, prefetch
 from streams.kafka import KafkaSettings
 from streams.labels import RuleTable
 from streams.runner import Membership, Runner
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerSettings(NamedTuple):
-    """How a worker works. All members of one group must share `time_zone` and `rules`."""
+    """How a worker works. All members of one group must share `time_zone`, `rules` and `outputs_sha256`."""
 
     prefix: str
     group: str
@@ -43,8 +42,17 @@ class WorkerSettings(NamedTuple):
     def member(self) -> Membership:
         """Return what the worker is in its group."""
         rules = repr([part.tolist() if isinstance(part, np.ndarray) else part for part in self.rules])
-        computes = hashlib.sha256(f"{feature_code_sha256()} {self.time_zone} {rules}".encode()).hexdigest()
+        computes = hashlib.sha256(f"{outputs_sha256()} {self.time_zone} {rules}".encode()).hexdigest()
         return Membership(self.group, computes, self.instance, self.exactly_once, self.accept_gap)
+
+
+def outputs_sha256() -> str:
+    """Return the fingerprint of all code that an output's bytes rest on, whichever member of a group puts it out.
+
+    That is a partition's owner and what it imports, from the scanners to the predictions' writer. No output rests on
+    how kernels are compiled and fetch memory, on what a worker says of itself, or on who may sign a bundle.
+    """
+    return fingerprints.fingerprint(worker, without=(compiled, fingerprints, keys, measures, prefetch))
 
 
 async def run_worker(

@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online.bundle import feature_code_sha256
 from online.champion import Champion
 from online.episodes import CHANGES, Episodes, episode_id
 from online.prediction_json import PredictionWriter
@@ -17,6 +16,7 @@ from online.turns import Turns
 from streams import feature_batch
 from streams.contract import CLASSES, Prediction
 from streams.features import Rows
+from streams.fingerprints import features_sha256
 from streams.measures import cpu
 from streams.owner import Messages, Outputs, Owner
 from streams.packed import Packed
@@ -58,7 +58,7 @@ class ScoredPartition(Owner):
         chunks = take((*self._table.parts(), *self._episodes.parts()), ids, self._ids_written)
         self._ids_written = len(ids)
         return chunks, {
-            "feature_code": feature_code_sha256(),
+            "feature_code": features_sha256(),
             "streams": len(ids),
             "model": self._turns.model_at(sys.maxsize) or self._champion.scorer.version,
         }
@@ -94,7 +94,7 @@ class ScoredPartition(Owner):
 
     def restore(self, manifest: Manifest, chunks: Chunks) -> None:
         """Go on from a snapshot; `SnapshotRefused` if other code made it."""
-        check(manifest, feature_code=feature_code_sha256())
+        check(manifest, feature_code=features_sha256())
         ids = ids_in(chunks)
         self._table.restore(ids, chunks)
         self._episodes.restore(len(ids), chunks)

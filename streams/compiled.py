@@ -6,11 +6,13 @@ module, all that this imports of ours however indirectly, and the versions of Nu
 No source is missing, for what a kernel is made of reaches its module by an import.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from numba.core import caching
 from numba.extending import is_jitted
 
 import streams
+from streams.contract import LinkcastError
 
 PACKAGES = ("streams", "online", "offline", "bench")
 """Those that have kernels. A kernel anywhere else is refused, for its imports of there would not be followed."""
@@ -30,8 +33,15 @@ _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+)?import[ \t]+(\([^)]*\
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+class NumbaRefused(LinkcastError):
+    """A numba whose cache works in another way: kernels could come from other sources than those here."""
+
+
 def kernel(function: _Function) -> _Function:
-    """Compile a function that Python calls at its first call, without the interpreter's lock; keep it on disk."""
+    """Compile a function that Python calls at its first call, without the interpreter's lock; keep it on disk.
+
+    Raises `NumbaRefused`.
+    """
     return _kept(function, inlined(function))
 
 
@@ -50,19 +60,21 @@ def bounded_inlined(function: _Function) -> _Function:
     return numba.njit(nogil=True, boundscheck=True)(function)  # type: ignore[no-any-return]
 
 
-def _kept(function: _Function, compiled: Any) -> _Function:
-    if is_jitted(compiled):  # not with NUMBA_DISABLE_JIT
-        if not isinstance(getattr(compiled, "_cache", None), caching.NullCache):
-            raise ImportError(f"numba {numba.__version__} keeps no `_cache` in a dispatcher: {_INSTALL}")
-        compiled._cache = _KernelCache(function)
-    return compiled  # type: ignore[no-any-return]
-
-
-_INSTALL = "kernels could come from a cache of other sources. Install one of the versions that pyproject.toml names."
+def _kept(function: _Function, dispatcher: Any) -> _Function:
+    if is_jitted(dispatcher):  # not with NUMBA_DISABLE_JIT
+        cache = _KernelCache(function)
+        # Private names of numba 0.66 to 0.68: its public way of a cache has no place for a key.
+        if not hasattr(dispatcher, "_cache") or cache.made_of not in getattr(cache._cache_file, "_index_path", ""):
+            raise NumbaRefused(
+                f"numba {numba.__version__} keeps kernels in a way that linkcast doesn't know, and could run old ones: "
+                "install the version that linkcast's own requirements name"
+            )
+        dispatcher._cache = cache
+    return dispatcher  # type: ignore[no-any-return]
 
 
 class _KernelFiles(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    """Where a kernel lies. Numba asks for the directory as ever: in the tree, the user's, or NUMBA_CACHE_DIR."""
+    """Where a kernel lies. Numba chooses the folder as ever: NUMBA_CACHE_DIR, beside the source, or the user's."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
@@ -70,7 +82,7 @@ class _KernelFiles(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
     @property
     def filename_base(self) -> str:
-        # In the name and not in the index: Numba writes the index before the code, so that a worker that fell between
+        # In the name and not in the index: numba writes the index before the code, so that a worker that fell between
         # the two would leave the new hash with the old code.
         return f"{super().filename_base}-{self.made_of}"
 
@@ -78,24 +90,23 @@ class _KernelFiles(caching.CompileResultCacheImpl):  # type: ignore[misc]
 class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = _KernelFiles
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        if self._impl.made_of not in getattr(self._cache_file, "_index_path", ""):
-            raise ImportError(f"numba {numba.__version__} names the files of its cache in another way: {_INSTALL}")
+    @property
+    def made_of(self) -> str:
+        return str(self._impl.made_of)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         super().save_overload(sig, data)
-        name, _, place = self._impl.filename_base.partition("-")  # "features.advance", "57.py311-<hash>"
-        python = place.split(".")[1].split("-")[0]
-        for file in Path(self.cache_path).glob(f"{name}-*.{python}*.nb[ic]"):
-            if self._impl.made_of not in file.name:
-                file.unlink(missing_ok=True)  # who still needs it compiles again
+        name = self._impl.filename_base.partition("-")[0]  # "features.advance" of "features.advance-57.py311-<hash>"
+        for file in Path(self.cache_path).glob(f"{name}-*.nb[ic]"):
+            if self.made_of not in file.name:
+                with contextlib.suppress(OSError):  # another's, or in use: it takes room, and nobody runs it
+                    file.unlink()
 
 
 @functools.cache
 def made_of(file: Path) -> str:
     """Return the hash of what the kernels of a module are made of: its source, and all that it imports of ours."""
-    if file.resolve().relative_to(_ROOT).parts[0] not in PACKAGES:
+    if not any(file.resolve().is_relative_to(_ROOT / package) for package in PACKAGES):
         raise ValueError(f"{file} has a kernel: add its package to streams.compiled.PACKAGES, which has {PACKAGES}")
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.binding.llvm_version_info}".encode())
     for source in own_imports(file.resolve()):
@@ -103,11 +114,14 @@ def made_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def own_imports(file: Path) -> list[Path]:
-    """Return a module's file and those of all that it imports of `PACKAGES`, however indirectly; runs none of them."""
+def own_imports(file: Path, *, without: AbstractSet[Path] = frozenset()) -> list[Path]:
+    """Return a module's file and those of all that it imports of `PACKAGES`, however indirectly; runs none of them.
+
+    The files `without` are left out, and so is what only they import.
+    """
     found, todo = {file}, [file]
     while todo:
-        more = _read(todo.pop())[1] - found
+        more = _read(todo.pop())[1] - found - without
         found |= more
         todo.extend(more)
     return sorted(found)

@@ -55,6 +55,6 @@ def group_consumer(kafka: KafkaSettings, *, group: str, computes: str, instance:
 def refused(group: str) -> GroupRefused:
     """Return the error of a worker that the broker did not let in."""
     return GroupRefused(
-        f"group {group}: its members run other feature code, other --rules or another --time-zone than this worker. "
+        f"group {group}: its members run other code, other --rules or another --time-zone than this worker. "
         "Stop them all before you start this one."
     )

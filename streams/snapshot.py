@@ -47,7 +47,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a snapshot is of, and what belongs to it."""
 
     schema: int = SCHEMA
-    feature_code: str  # SHA-256 of the kernel's source: another kernel's panes mean something else
+    feature_code: str  # `features_sha256` of who wrote it: another kernel's panes mean something else
     next_offset: int  # of the source partition: where reading goes on
     streams: int
     model: str

@@ -9,6 +9,8 @@ import resource
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -109,3 +111,19 @@ def room_for() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture
+def edit(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, str, str], None]:
+    """`edit(module, old, new)` lets whoever reads the module's source find `new` in it; what was imported stays."""
+
+    def replace(module: ModuleType, old: str, new: str) -> None:
+        edited, read = Path(str(module.__file__)), Path.read_bytes
+        assert old.encode() in read(edited), f"{edited} has no {old!r}: the test would prove nothing"
+        monkeypatch.setattr(
+            Path,
+            "read_bytes",
+            lambda file: read(file).replace(old.encode(), new.encode()) if file == edited else read(file),
+        )
+
+    return replace

@@ -5,21 +5,21 @@ Its own are the kernel, `pane_means`, and what writes the records, `means_json`.
 
 import argparse
 import asyncio
-import hashlib
 import logging
 import signal
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.peers import means_json, pane_means
+from bench.peers import pane_means
 from bench.peers.means_json import MeansWriter
 from bench.peers.pane_means import STREAMS_MAX, advance, empty, parts
+from streams import compiled, contract, snapshot
 from streams.contract import METRICS
 from streams.decode import compile_scanners, decode
+from streams.fingerprints import fingerprint
 from streams.kafka import KafkaSettings
 from streams.owner import Outputs, Owner
 from streams.packed import pack
@@ -29,8 +29,7 @@ from streams.snapshot import Chunks, Manifest, check, ids_in, put, take
 from streams.stream_ids import StreamIds
 
 _LATENCY = METRICS.index("latency_p99")
-_SOURCES = (__file__, pane_means.__file__, means_json.__file__)
-_CODE = hashlib.sha256(b"".join(Path(source).read_bytes() for source in _SOURCES)).hexdigest()
+_CODE = fingerprint(pane_means, without=(compiled, contract, snapshot))
 
 
 class WindowedPartition(Owner):

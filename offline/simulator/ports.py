@@ -77,7 +77,7 @@ class Readings(NamedTuple):
 
 
 class At(NamedTuple):
-    """Places of the counters that the loop moves. An argument, since a cached kernel would keep old constants."""
+    """Places of the counters that the loop moves."""
 
     port_xmit_data: int
     port_rcv_data: int

@@ -277,7 +277,7 @@ async def test_a_rebuild_that_retention_cuts_short_is_refused_and_goes_on_only_w
     async with world.worker():
         await world.until_predicted(len(first))
     await retention_passes(world, all_but=1)
-    monkeypatch.setattr(online.worker, "feature_code_sha256", lambda: "f" * 64)
+    monkeypatch.setattr(online.worker, "features_sha256", lambda: "f" * 64)
 
     with pytest.raises(GapRefused, match=r"no snapshot holds.*--accept-gap"):
         await world.until_it_ends()
