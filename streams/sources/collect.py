@@ -135,6 +135,7 @@ class Collector:
 
     def events(self, readings: Iterable[Reading]) -> list[MetricEvent]:
         """Return one event a stream and moment. Readings of one stream are successive samples, in the order given."""
+        self._memory.next_sample()
         return [event for batch in _batches(readings) for event in self._batch(batch)]
 
     def _batch(self, batch: dict[str, Reading]) -> list[MetricEvent]:

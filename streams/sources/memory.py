@@ -16,7 +16,7 @@ from streams.sources.counters import COUNTERS, DATA, GAP_PERIODS, INDEX, TRAFFIC
 from streams.sources.metrics import JOINT, ROCE_ERRORS
 
 FORGOTTEN_S = 25 * 3600.0
-"""A counter that was missing for longer begins anew, and a port that was gone for longer may leave memory."""
+"""A counter that was missing for longer begins anew, and a port that as many samples lacked may leave memory."""
 
 BOOT_JITTER_S = 30.0
 """A boot time that moves by less is the same boot by a corrected clock: no machine boots twice within it."""
@@ -24,7 +24,7 @@ BOOT_JITTER_S = 30.0
 _C = len(COUNTERS)
 _PORT = np.dtype(
     [
-        ("seen_s", np.float64),
+        ("seen", np.int64),  # the last sample that had the port
         ("life", np.int64),
         ("value", np.uint64, _C),
         ("read_s", np.float64, _C),  # NaN: never
@@ -79,13 +79,21 @@ class CounterMemory:
         self._ports = np.zeros(0, _PORT)
         self._boots: list[str] = []
         self._sources = 0
+        self._samples = 0
+
+    def next_sample(self) -> None:
+        """Begin another sample of the whole source.
+
+        Samples and not times say how long a port is gone: the clocks of two ports may be years apart.
+        """
+        self._samples += 1
 
     def advance(self, streams: Sequence[str], sample: Sample) -> tuple[Deltas, dict[str, Deltas]]:
         """Take one sample of each of n streams; return each counter's delta, and those of the joint metrics by name.
 
         The deltas of a joint metric are NaN where it can't be told yet, and else all over one interval.
         """
-        at = self._slots_of(streams, sample.at_s)
+        at = self._slots_of(streams)
         before = self._before(at, sample.at_s)
         # At the very moment of its last reading a counter says nothing new: a file that was read again.
         is_told = sample.is_read & (sample.at_s[:, np.newaxis] != before.monotonic_s)
@@ -173,19 +181,20 @@ class CounterMemory:
             for metric, name in enumerate(JOINT)
         }
 
-    def _slots_of(self, streams: Sequence[str], at_s: NDArray[np.float64]) -> NDArray[np.intp]:
+    def _slots_of(self, streams: Sequence[str]) -> NDArray[np.intp]:
         new = [stream for stream in streams if stream not in self._slots]
         if len(new) > len(self._free):
-            self._forget(float(at_s.min()))
+            self._forget()
         if len(new) > len(self._free):
             self._grow(len(new))
         self._slots.update((stream, self._free.pop()) for stream in new)
         at = np.array([self._slots[stream] for stream in streams], np.intp)
-        self._ports["seen_s"][at] = at_s
+        self._ports["seen"][at] = self._samples
         return at
 
-    def _forget(self, now_s: float) -> None:
-        gone = {s: slot for s, slot in self._slots.items() if abs(now_s - self._ports["seen_s"][slot]) > FORGOTTEN_S}
+    def _forget(self) -> None:
+        oldest = self._samples - FORGOTTEN_S / self._period_s
+        gone = {stream: slot for stream, slot in self._slots.items() if self._ports["seen"][slot] < oldest}
         for stream, slot in gone.items():
             del self._slots[stream]
             self._free.append(slot)

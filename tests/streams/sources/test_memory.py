@@ -232,18 +232,29 @@ def test_a_counter_comes_back_for_25_hours_and_then_begins_anew():
 
 
 def test_ports_that_went_away_leave_memory_and_their_slots_clean():
-    kept = CounterMemory(period_s=10)
+    kept = CounterMemory(period_s=FORGOTTEN_S)
     for day in range(30):
+        kept.next_sample()
         for port in range(50):
             one, at_s = f"gpu{day}/{port}", day * 2 * FORGOTTEN_S
             first, _ = kept.advance([one], sample(at_s, boot=str(day), port_rcv_errors=port))
             second, _ = kept.advance([one], sample(at_s + 10, boot=str(day), port_rcv_errors=port + 1))
             assert (known(first), known(second)) == ({}, {"port_rcv_errors": 1})
 
-    assert len(kept._slots) <= 128
+    assert len(kept._slots) <= 256
 
 
-def test_memory_grows_with_its_ports_and_mixes_up_none(monkeypatch):
+def test_a_port_whose_clock_is_years_behind_makes_none_forgotten():
+    kept = CounterMemory(period_s=10)
+    for at_s in (0, 10):
+        kept.next_sample()
+        for port in range(20):
+            counted, _ = kept.advance([f"gpu7/{port}"], sample(at_s + port * 10**8, link_downed=at_s))
+
+            assert known(counted) == ({} if at_s == 0 else {"link_downed": 10})
+
+
+def test_memory_grows_with_its_ports_and_mixes_up_none():
     kept = CounterMemory(period_s=10)
     for at_s in (0, 10):
         for port in range(100):
