@@ -66,6 +66,8 @@ MODEL_NAME = "linkcast"
 """The one model's name: the key of topics `retrain` and `rollout`."""
 
 STREAM_ID_BYTES_MAX = 200
+EVENT_TIME_MS_MIN = 946_684_800_000
+"""2000-01-01: an event time before it is seconds sent for milliseconds."""
 EVENT_TIME_MS_MAX = 4_102_444_800_000
 """2100-01-01: an event time beyond it is microseconds or nanoseconds sent for milliseconds."""
 

@@ -128,9 +128,10 @@ def prometheus(
 ) -> None:
     """Read what node_exporter writes of InfiniBand ports, streams host/device:port.
 
-    FILE… in order are successive scrapes, each taken when its file was last written (or at the time its samples
-    carry); an `instance` label takes the place of --host. With --count N they are read anew every --every. Exits with
-    1 if no port can be read.
+    FILE… in order are successive scrapes (or ranges) in the text format or OpenMetrics, each taken when its file was
+    last written or at the time its samples carry. An `instance` label takes the place of --host: `gpu7:9100` is gpu7,
+    any other port stays in the name, as does a `cluster` label. With --count N FILE… are read anew every --every.
+    Exits with 1 if no port can be read.
 
     \b
         curl -s gpu7:9100/metrics > gpu7.prom; linkcast collect prometheus gpu7.prom --host gpu7 --out -
@@ -151,7 +152,7 @@ def prometheus(
 @_passes
 @_collecting
 def ufm(files: tuple[Path, ...], every: float, count: int, out: str | None, **cluster: Any) -> None:
-    """Read telemetry messages of NVIDIA UFM (JSON or JSON Lines), streams guid/port.
+    """Read telemetry of NVIDIA UFM (JSON, JSON Lines or CSV), streams guid/port, of XDR's aggregated ports guid/aportN.
 
     Rows carry their own time; rows of the same port are successive samples. Utilization is UFM's own, of the outbound
     direction, for it gives no link rate. With --count N FILE… are read anew every --every. Exits with 1 if no port can
