@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streams.arrow_messages import first_look, schema_of
 from streams.arrow_sweep import SCHEMA
-from streams.contract import EVENT_TIME_MS_MAX, METRICS, STREAM_ID_BYTES_MAX, VERSION, MetricEvent
+from streams.contract import EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, METRICS, STREAM_ID_BYTES_MAX, VERSION, MetricEvent
 from streams.events import Refusal, is_stream_id, parse
 from streams.scan import METRIC_MAX
 
@@ -131,7 +131,7 @@ class Rows(NamedTuple):
         is_good: NDArray[np.bool_] = (
             self.has_id & self.has_ts & (size > 0) & (size <= STREAM_ID_BYTES_MAX) & (self.version == VERSION)
         )
-        is_good &= (self.ts >= 0) & (self.ts <= EVENT_TIME_MS_MAX)
+        is_good &= (self.ts >= EVENT_TIME_MS_MIN) & (self.ts <= EVENT_TIME_MS_MAX)
         is_good &= (in_range | ~self.has_metric).all(axis=1) & self.has_metric.any(axis=1)
         odd_bytes = np.flatnonzero((self.id_bytes < ord(" ")) | (self.id_bytes > ord("~")))
         has_odd = np.searchsorted(odd_bytes, self.id_start) < np.searchsorted(odd_bytes, self.id_end)

@@ -72,6 +72,9 @@ EVENT_TIME_MS_MAX = 4_102_444_800_000
 """2100-01-01: an event time beyond it is microseconds or nanoseconds sent for milliseconds."""
 
 EventTimeMs = Annotated[int, Meta(ge=0, le=EVENT_TIME_MS_MAX, description="Event time, Unix epoch, UTC, milliseconds")]
+SampleTimeMs = Annotated[
+    int, Meta(ge=EVENT_TIME_MS_MIN, le=EVENT_TIME_MS_MAX, description="Event time, Unix epoch, UTC, milliseconds")
+]
 StreamId = Annotated[
     str,
     Meta(min_length=1, max_length=STREAM_ID_BYTES_MAX, description="node/port, 1 to 200 bytes of printable text"),
@@ -121,7 +124,7 @@ class MetricEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     v: Version = msgspec.field(default_factory=_version)
     stream_id: StreamId
-    ts: EventTimeMs
+    ts: SampleTimeMs
     latency_p99: NonNegative | None = None  # µs; no port counter gives it, so null where nobody probes
     utilization: Percent | None = None  # % of the active link rate
     error_rate: Fraction | None = None  # errors per packet, a fraction and not percent

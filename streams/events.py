@@ -11,7 +11,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.contract import METRICS, STREAM_ID_BYTES_MAX, VERSION, DeadReason, MetricEvent
+from streams.contract import (
+    EVENT_TIME_MS_MAX,
+    EVENT_TIME_MS_MIN,
+    METRICS,
+    STREAM_ID_BYTES_MAX,
+    VERSION,
+    DeadReason,
+    MetricEvent,
+)
 
 Refusal = tuple[DeadReason, str]
 """Why something is no event: the reason, and the detail in words."""
@@ -44,11 +52,13 @@ class _MetricTypes(msgspec.Struct):
 def parse(value: bytes) -> MetricEvent | Refusal:
     """Return the event that the JSON of one event holds, or why it is none.
 
-    >>> parse(b'{"stream_id": "leaf/1", "ts": 0, "utilization": 101}')
+    >>> parse(b'{"stream_id": "leaf/1", "ts": 1767261600000, "utilization": 101}')
     ('out_of_range', 'Expected `float` <= 100.0 - at `$.utilization`')
-    >>> parse(b'{"v": 2, "stream_id": "leaf/1", "ts": 0}')
+    >>> parse(b'{"stream_id": "leaf/1", "ts": 1767261600, "utilization": 50}')
+    ('out_of_range', 'ts 1767261600 is before 2000: send milliseconds, not seconds')
+    >>> parse(b'{"v": 2, "stream_id": "leaf/1", "ts": 1767261600000}')
     ('unknown_version', 'version 2, this worker reads 1')
-    >>> parse(b'{"stream_id": "leaf/1", "ts": 0}')
+    >>> parse(b'{"stream_id": "leaf/1", "ts": 1767261600000}')
     ('no_metric', 'none of the metrics is there')
     """
     try:
@@ -62,7 +72,8 @@ def parse(value: bytes) -> MetricEvent | Refusal:
     try:
         event = msgspec.convert(fields, MetricEvent)
     except msgspec.ValidationError as error:
-        return _type_or_range(fields), str(error)[:200]
+        reason = _type_or_range(fields)
+        return reason, (_unit_of_time(fields["ts"]) if reason == "out_of_range" else None) or str(error)[:200]
     return flaw(event) or event
 
 
@@ -72,6 +83,15 @@ def _type_or_range(fields: object) -> DeadReason:
     except msgspec.ValidationError:
         return "wrong_type"
     return "out_of_range"
+
+
+def _unit_of_time(ts: int) -> str | None:
+    """Say what is wrong with a time that isn't in ms, None where nothing is."""
+    if ts < EVENT_TIME_MS_MIN:
+        return f"ts {ts} is before 2000: send milliseconds, not seconds"
+    if ts > EVENT_TIME_MS_MAX:
+        return f"ts {str(ts)[:30]} is after 2100: send milliseconds, not microseconds or nanoseconds"
+    return None
 
 
 def flaw(event: MetricEvent) -> Refusal | None:

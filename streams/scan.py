@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streams.bounded_bytes import byte_at
 from streams.compiled import bounded_inlined, bounded_kernel
-from streams.contract import EVENT_TIME_MS_MAX, METRICS, STREAM_ID_BYTES_MAX
+from streams.contract import EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, METRICS, STREAM_ID_BYTES_MAX
 from streams.decimal import number
 
 TS, ID_START, ID_END, RECORD, ELEMENT, SEEN = range(6)
@@ -212,6 +212,6 @@ def _event_time(value: NDArray[np.uint8], i: int, n: int, places: NDArray[np.int
         byte = byte_at(value, i)
     places[TS, n] = ts
     has_leading_zero = byte_at(value, start) == 48 and i > start + 1
-    if i == start or has_leading_zero or ts > EVENT_TIME_MS_MAX:
+    if i == start or has_leading_zero or ts < EVENT_TIME_MS_MIN or ts > EVENT_TIME_MS_MAX:
         return -1
     return i

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.contract import EVENT_TIME_MS_MAX, METRICS, VERSION, MetricEvent
+from streams.contract import EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, METRICS, VERSION, MetricEvent
 from streams.events import is_stream_id, parse
 from streams.recordings.chunk import FIELDS, BadLine, Chunk, Codes, RecordingUnreadable, check_columns
 
@@ -40,7 +40,7 @@ def _chunk(path: str, first: int, batch: "pa.RecordBatch", codes: Codes) -> Chun
     names, index = _dictionary(batch["stream_id"])
     ts = _event_time(batch["ts"])
     metrics, is_good = _metrics(batch)
-    is_good &= _is_good_id(names, index) & (ts >= 0) & (ts <= EVENT_TIME_MS_MAX)
+    is_good &= _is_good_id(names, index) & (ts >= EVENT_TIME_MS_MIN) & (ts <= EVENT_TIME_MS_MAX)
     if "v" in batch.schema.names:
         is_good &= _numbers(batch["v"], null=VERSION) == VERSION
     if is_good.all():

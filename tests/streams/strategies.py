@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from hypothesis import strategies as st
 
-from streams.contract import MetricEvent
+from streams.contract import EVENT_TIME_MS_MIN, MetricEvent
 
 T0 = 1_700_000_100_000
 """An event time, in ms, that starts a pane of every size."""
@@ -34,7 +34,7 @@ _LONG_FORTH_MS = st.sampled_from([7_200_000, 85_500_000, 86_400_000, 87_300_000,
 _BACK_MS = st.sampled_from([0, -1, -1_000, -10_000, -15_000, -300_000, -599_999, -600_000, -600_001, -900_000])
 STEPS_MS = st.one_of(_FORTH_MS, _FORTH_MS, _FORTH_MS, st.just(900_000), _BACK_MS, _BACK_MS, _LONG_FORTH_MS)
 
-STARTS_MS = st.just(T0) | st.integers(0, 4_000_000_000_000) | st.just(0)
+STARTS_MS = st.just(T0) | st.integers(EVENT_TIME_MS_MIN, 4_000_000_000_000) | st.just(EVENT_TIME_MS_MIN)
 
 # The bounds of the rules against a baseline of 5 µs, 60 % and 100 Gb/s; None, and now and then anything at all.
 _LATENCIES = st.sampled_from([5.0, 5.0, 5.0, 6.0, 6.01, 6.5, 7.5, 7.6, 20.0, 20.1, 0.0]) | st.floats(0.001, 1e4)
@@ -79,7 +79,7 @@ def runs(draw: st.DrawFn, *, stream_id: str = "leaf-1/1", events_max: int = 40) 
     )
     newest, events = start, []
     for step_ms, metrics in steps_and_metrics:
-        ts = max(0, newest + step_ms)
+        ts = max(EVENT_TIME_MS_MIN, newest + step_ms)
         newest = max(newest, ts)
         events.append(reading(ts, metrics, stream_id=stream_id))
     return events

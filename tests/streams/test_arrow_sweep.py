@@ -14,7 +14,7 @@ from streams import arrow_rows
 from streams import decode as decoding
 from streams.arrow_messages import ROWS_MAX
 from streams.arrow_sweep import CONTENT_TYPE, SCHEMA, encode
-from streams.contract import METRICS
+from streams.contract import EVENT_TIME_MS_MIN, METRICS
 from streams.decode import FUTURE_MS_MAX, decode, event_bytes
 from streams.events import parse
 from tests.streams.oracle import said_of
@@ -46,7 +46,7 @@ def columns(**changed) -> dict:
 
 EVENTS = st.builds(
     reading,
-    st.integers(0, T0 + FUTURE_MS_MAX + 1),
+    st.integers(EVENT_TIME_MS_MIN, T0 + FUTURE_MS_MAX + 1),
     METRIC_VALUES,
     stream_id=st.sampled_from(["leaf-1/1", "a", "ü/2", "x" * 200]),
 )
@@ -74,7 +74,11 @@ def test_an_arrow_sweep_becomes_what_its_json_becomes(sweeps):
 COLUMNS = st.fixed_dictionaries(
     {
         "stream_id": st.lists(st.sampled_from(["a/1", "ü", "", "x" * 201, "\t", None]), min_size=3, max_size=3),
-        "ts": st.lists(st.sampled_from([0, T0, -1, T0 + FUTURE_MS_MAX + 1, 1 << 60, None]), min_size=3, max_size=3),
+        "ts": st.lists(
+            st.sampled_from([EVENT_TIME_MS_MIN - 1, T0, -1, T0 + FUTURE_MS_MAX + 1, 1 << 60, None]),
+            min_size=3,
+            max_size=3,
+        ),
         **{
             name: st.lists(
                 st.none() | st.floats(width=32) | st.floats(0, 1, width=32) | st.just(0.0), min_size=3, max_size=3

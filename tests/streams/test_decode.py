@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streams.contract import METRICS, MetricEvent
+from streams.contract import EVENT_TIME_MS_MIN, METRICS, MetricEvent
 from streams.decode import FUTURE_MS_MAX, VALUE_BYTES_MAX, decode, event_bytes
 from streams.partition import dead_letter
 from tests.streams.strategies import METRIC_VALUES, T0, reading
@@ -37,6 +37,7 @@ BAD_EVENTS = {
     "a fraction of a millisecond": (with_fields(ts=T0 + 0.5), "wrong_type"),
     "negative": (with_fields(latency_p99=-1), "out_of_range"),
     "beyond any float": (GOOD.replace(b"50", b"1e999"), "not_json"),
+    "seconds for milliseconds": (with_fields(ts=T0 // 1_000), "out_of_range"),
     "nanoseconds for milliseconds": (with_fields(ts=T0 * 1_000_000), "out_of_range"),
     "id that is not printable": (with_fields(stream_id="leaf\n/1"), "out_of_range"),
     "id of 201 bytes in 101 letters": (with_fields(stream_id="x" + "ü" * 100), "out_of_range"),
@@ -125,7 +126,7 @@ def test_a_dead_letter_names_its_record_and_a_tombstone_is_sent_as_no_bytes() ->
     ]
 
 
-EVENTS = st.builds(reading, st.integers(0, T0), METRIC_VALUES)
+EVENTS = st.builds(reading, st.integers(EVENT_TIME_MS_MIN, T0), METRIC_VALUES)
 BAD = st.sampled_from([value for value, reason in BAD_EVENTS.values() if reason not in ("not_json", "too_deep")])
 SWEEPS = st.lists(EVENTS | BAD, min_size=1, max_size=4)
 # What is no JSON, or JSON that is neither an event nor a sweep.

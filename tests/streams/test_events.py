@@ -19,7 +19,7 @@ NEARLY = st.fixed_dictionaries(
     optional={
         "v": st.just(1) | ODD,
         "stream_id": st.sampled_from(["leaf/1", "ü" * 101, "x" * 201, "\t", ""]) | ODD,
-        "ts": st.sampled_from([0, 4_102_444_800_000, 4_102_444_800_001]) | ODD,
+        "ts": st.sampled_from([0, 946_684_799_999, 946_684_800_000, 4_102_444_800_000, 4_102_444_800_001]) | ODD,
         "extra": st.dictionaries(st.text(max_size=2), ODD, max_size=2) | ODD,
         "unknown": ODD,
         **{name: st.floats(0, 1) | ODD for name in METRICS},
@@ -29,7 +29,7 @@ VALUES = st.binary(max_size=40) | NEARLY.map(lambda fields: json.dumps(fields).e
 
 
 @given(value=VALUES)
-@example(value=b'{"stream_id":"leaf/1","ts":0,"utilization":1,"v":1.0}')
+@example(value=b'{"stream_id":"leaf/1","ts":946684800000,"utilization":1,"v":1.0}')
 def test_the_slow_way_takes_what_the_quick_way_takes(value):
     try:
         quick = decode_events(value)
@@ -54,8 +54,10 @@ def test_what_is_no_array_has_no_elements(value):
 
 
 def test_metrics_are_in_the_order_of_the_contract_and_missing_is_nan():
-    event = msgspec.convert({"stream_id": "a/1", "ts": 1} | {m: i / 10 for i, m in enumerate(METRICS)}, MetricEvent)
-    bare = MetricEvent(stream_id="a/1", ts=1)
+    event = msgspec.convert(
+        {"stream_id": "a/1", "ts": 946_684_800_000} | {m: i / 10 for i, m in enumerate(METRICS)}, MetricEvent
+    )
+    bare = MetricEvent(stream_id="a/1", ts=946_684_800_000)
 
     assert metrics_of([event])[0].tolist() == [i / 10 for i in range(6)]
     assert np.isnan(metrics_of([bare])).all()

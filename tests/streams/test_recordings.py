@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from streams import recordings
-from streams.contract import METRICS, MetricEvent
+from streams.contract import EVENT_TIME_MS_MIN, METRICS, MetricEvent
 from streams.events import parse
 from streams.recordings import lines as text
 from streams.recordings.parquet import METRIC_MAX
@@ -27,7 +27,7 @@ NUMBERS = st.none() | st.floats(0, 1)
 EVENTS = st.builds(
     MetricEvent,
     stream_id=st.from_regex(r"leaf-[0-3]/[0-3]", fullmatch=True),
-    ts=st.integers(0, T),
+    ts=st.integers(EVENT_TIME_MS_MIN, T),
     utilization=st.floats(0, 100),
     **{name: NUMBERS for name in METRICS if name != "utilization"},
     extra=st.none() | st.dictionaries(st.sampled_from(["stall", "ber"]), st.floats(0, 1), min_size=1),
@@ -121,8 +121,9 @@ def test_one_bad_line_changes_nothing_for_the_others(tmp_path_factory, lines):
         (b'{"stream_id":"a/1","ts":1,"utilization":"1"}', (2, None, "wrong_type")),
         (b'{"v":2,"stream_id":"a/1","ts":1,"utilization":1}', (2, None, "unknown_version")),
         (b'{"stream_id":"a/1","ts":1,"utilization":100.1}', (2, None, "out_of_range")),
+        (b'{"stream_id":"a/1","ts":1760000000,"utilization":1}', (2, None, "out_of_range")),
         (b'{"stream_id":"a\\t/1","ts":1,"utilization":1}', (2, None, "out_of_range")),
-        (b'{"stream_id":"a/1","ts":1,"utilization":null}', (2, None, "no_metric")),
+        (b'{"stream_id":"a/1","ts":946684800000,"utilization":null}', (2, None, "no_metric")),
         (b"[]", (2, None, "empty_sweep")),
         (b"[" + GOOD + b',{"ts":1}]', (2, 1, "wrong_type")),
         (b"[" + GOOD, (2, None, "not_json")),
@@ -200,7 +201,7 @@ def test_parquet_takes_timestamps_and_names_bad_rows(tmp_path):
 
 def test_the_bounds_of_parquet_are_those_of_the_contract():
     for name, bound in zip(METRICS, METRIC_MAX.tolist(), strict=True):
-        event = {"stream_id": "a/1", "ts": 1}
+        event = {"stream_id": "a/1", "ts": EVENT_TIME_MS_MIN}
         assert isinstance(parse(json.dumps(event | {name: bound}).encode()), MetricEvent)
         for beyond in (np.nextafter(bound, np.inf), -1e-300):
             assert parse(json.dumps(event | {name: beyond}).encode())[0] == "out_of_range"

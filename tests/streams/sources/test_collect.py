@@ -152,7 +152,7 @@ def test_any_name_makes_a_stream_id_of_the_contract(name):
     assert stream_id.isprintable()
     assert len(stream_id.encode()) <= 200
     assert stream_id.count("/") == 1
-    msgspec.convert({"v": 1, "stream_id": stream_id, "ts": 0}, MetricEvent)
+    msgspec.convert({"v": 1, "stream_id": stream_id, "ts": 946_684_800_000}, MetricEvent)
 
 
 def test_a_tree_that_does_not_change_is_idle_and_its_stuck_counters_are_unknown(sysfs_tree):
