@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import csv, parquet
 
 from streams import recordings
 from streams.contract import EVENT_TIME_MS_MIN, METRICS, MetricEvent
@@ -121,7 +121,6 @@ def test_one_bad_line_changes_nothing_for_the_others(tmp_path_factory, lines):
         (b'{"stream_id":"a/1","ts":1,"utilization":"1"}', (2, None, "wrong_type")),
         (b'{"v":2,"stream_id":"a/1","ts":1,"utilization":1}', (2, None, "unknown_version")),
         (b'{"stream_id":"a/1","ts":1,"utilization":100.1}', (2, None, "out_of_range")),
-        (b'{"stream_id":"a/1","ts":1760000000,"utilization":1}', (2, None, "out_of_range")),
         (b'{"stream_id":"a\\t/1","ts":1,"utilization":1}', (2, None, "out_of_range")),
         (b'{"stream_id":"a/1","ts":946684800000,"utilization":null}', (2, None, "no_metric")),
         (b"[]", (2, None, "empty_sweep")),
@@ -197,6 +196,19 @@ def test_parquet_takes_timestamps_and_names_bad_rows(tmp_path):
         (4, "out_of_range"),
         (6, "out_of_range"),
     ]
+
+
+def test_a_time_in_seconds_is_refused_in_every_kind_of_file(tmp_path):
+    table = pa.table({"stream_id": ["a/1", "a/1"], "ts": [T // 1000, T], "utilization": [1.0, 1.0]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    csv.write_csv(table, tmp_path / "a.csv")
+    (tmp_path / "a.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in table.to_pylist()))
+
+    for name in ("a.parquet", "a.csv", "a.jsonl"):
+        (event,), (bad,) = read_all(tmp_path / name)
+
+        assert event.ts == T
+        assert (bad.reason, bad.detail.partition(": ")[2]) == ("out_of_range", "send milliseconds, not seconds")
 
 
 def test_the_bounds_of_parquet_are_those_of_the_contract():

@@ -50,11 +50,12 @@ def test_csv_is_read_as_the_same_json_is():
     assert of_csv == of_json
 
 
-def test_what_is_empty_or_not_available_is_missing():
+def test_what_is_empty_or_not_available_is_missing_without_a_word(caplog):
     line = f"{START_US},{GUID},,{GUID},{GUID},1,N/A,\n"
     given = [*readings(HEADER + line), *readings(json.dumps([row(PckIn="N/A", PckOut=None, LinkDowned="")]))]
 
     assert [port.counters for port in given] == [{}, {}]
+    assert not caplog.text
 
 
 def test_answers_of_ufm_that_were_appended_are_read_each_under_its_own_header():
@@ -63,9 +64,9 @@ def test_answers_of_ufm_that_were_appended_are_read_each_under_its_own_header():
 
     ports = readings(b"\xef\xbb\xbf" + first.encode() + second.encode())
 
-    assert [(port.stream_id, port.counters) for port in ports] == [
-        (f"{GUID}/1", {"port_xmit_data": 12, "symbol_error": 3}),
-        (f"{GUID}/1", {"port_rcv_errors": 7}),
+    assert [(port.stream_id, port.ts, port.counters) for port in ports] == [
+        (f"{GUID}/1", START_US // 1000, {"port_xmit_data": 12, "symbol_error": 3}),
+        (f"{GUID}/1", START_US // 1000 + 10_000, {"port_rcv_errors": 7}),
     ]
 
 
