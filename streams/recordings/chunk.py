@@ -1,6 +1,6 @@
 """What every kind of recording becomes: chunks of columns, and the lines that are no events."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,10 +95,13 @@ class Codes(dict[str, int]):
         return np.fromiter(map(self.__getitem__, stream_ids), np.int32, len(stream_ids))
 
 
-def check_columns(path: str, names: Iterable[str]) -> None:
-    """Raise `RecordingUnreadable` unless a table has the columns that an event can't do without."""
+def check_columns(path: str, names: Sequence[str]) -> None:
+    """Raise `RecordingUnreadable` unless a table has the columns that an event can't do without, and none twice."""
     if not {"stream_id", "ts"} <= set(names) or not set(names) & set(METRICS):
         raise RecordingUnreadable(
             f"{path}: the columns {', '.join(names)[:200]!r} have to name stream_id, ts and a metric; "
             f"the metrics are {', '.join(METRICS)}"
         )
+    for name in FIELDS:
+        if names.count(name) > 1:
+            raise RecordingUnreadable(f"{path}: the columns {', '.join(names)[:200]!r} name {name} twice: rename one")

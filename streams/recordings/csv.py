@@ -9,7 +9,7 @@ import msgspec
 
 from streams.contract import MetricEvent
 from streams.events import Refusal, flaw, parse
-from streams.recordings.chunk import FIELDS, Chunk, Codes, RecordingUnreadable, check_columns
+from streams.recordings.chunk import FIELDS, Chunk, Codes, check_columns
 from streams.recordings.lines import at_once, lines_of, one_by_one
 
 
@@ -25,8 +25,6 @@ def read_csv(path: str, codes: Codes) -> Iterator[Chunk]:
 def _header(path: str, line: bytes) -> list[str]:
     (header,) = csv.reader([line.decode("utf-8-sig", errors="replace")])
     check_columns(path, header)
-    if len(set(header)) < len(header):
-        raise RecordingUnreadable(f"{path}: the header {','.join(header)[:200]!r} names a column twice: rename one")
     return header
 
 

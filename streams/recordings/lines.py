@@ -16,6 +16,7 @@ from streams.recordings.chunk import BadLine, Chunk, Codes, RecordingUnreadable
 
 BLOCK_BYTES = 8 << 20
 LINE_BYTES_MAX = 12 << 20  # what topic `metrics` takes in one record
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def lines_of(path: str) -> Iterator[list[bytes]]:
@@ -95,7 +96,8 @@ def one_by_one(
     events: list[MetricEvent] = []
     bad: list[BadLine] = []
     for number, line in enumerate(lines, first):
-        for element, found in elements_of(line):
+        # Windows writes one at the start of a file, and files are joined: no decoder takes it, so each comes this way.
+        for element, found in elements_of(line.removeprefix(BYTE_ORDER_MARK)):
             if isinstance(found, MetricEvent):
                 events.append(found)
             else:

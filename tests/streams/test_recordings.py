@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import sys
+from decimal import Decimal
 
 import msgspec
 import numpy as np
@@ -211,6 +212,84 @@ def test_a_time_in_seconds_is_refused_in_every_kind_of_file(tmp_path):
         assert (bad.reason, bad.detail.partition(": ")[2]) == ("out_of_range", "send milliseconds, not seconds")
 
 
+BIG, UNTEXT = 2**64 - 1, pa.array([b"a/1", b"a\xff", b"a/3"]).view(pa.string())
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "reason"),
+    [
+        ("qp_errors", pa.array([0, BIG, 0], pa.uint64()), "out_of_range"),
+        ("qp_errors", pa.array([0, 2**53 + 1, None]), "out_of_range"),
+        ("utilization", pa.array(["40", "N/A", None]), "wrong_type"),
+        ("utilization", pa.array(["40", "", "41.5"]).dictionary_encode(), "wrong_type"),
+        ("utilization", pa.array([b"40", b"\xff", b"41"]).view(pa.string()), "wrong_type"),
+        ("ts", pa.array([T, T + 0.5, T]), "wrong_type"),
+        ("ts", pa.array([T, float("inf"), T]), "wrong_type"),
+        ("ts", pa.array([T, BIG, T], pa.uint64()), "out_of_range"),
+        ("ts", pa.array([Decimal(T), Decimal("1.5"), Decimal(T)]), "wrong_type"),
+        ("stream_id", UNTEXT, "wrong_type"),
+        ("stream_id", UNTEXT.view(pa.binary()), "wrong_type"),
+        ("v", pa.array(["1", "one", None]), "unknown_version"),
+    ],
+)
+def test_one_bad_cell_of_parquet_costs_its_row_alone_and_is_named(tmp_path, column, cells, reason):
+    path = tmp_path / "a.parquet"
+    columns = {"v": [1] * 3, "stream_id": ["a/1"] * 3, "ts": [T] * 3, "latency_p99": [2.0] * 3}
+    parquet.write_table(pa.table(columns | {column: cells}), path)
+
+    events, bad = read_all(path)
+
+    assert reasons(bad) == [(2, None, reason)]
+    assert len(events) == 2
+    assert {"v": "version"}.get(column, column) in bad[0].detail
+
+
+def test_a_bad_cell_amid_a_chunk_is_named_by_its_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    qp_errors = pa.array([1] * 1_000 + [BIG] + [1] * 3_000, pa.uint64())
+    parquet.write_table(pa.table({"stream_id": ["a/1"] * 4_001, "ts": [T] * 4_001, "qp_errors": qp_errors}), path)
+
+    events, bad = read_all(path)
+
+    assert reasons(bad) == [(1_001, None, "out_of_range")]
+    assert len(events) == 4_000
+
+
+def test_a_column_of_another_kind_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"stream_id": ["a/1"], "ts": [T], "utilization": [[1.0]]}), path)
+
+    with pytest.raises(recordings.RecordingUnreadable, match=r"a\.parquet: column utilization: .*list"):
+        read_all(path)
+
+
+def write_parquet(path, names, row):
+    parquet.write_table(pa.table([[cell] for cell in row], names=names), path)
+
+
+def write_csv(path, names, row):
+    path.write_text("\n".join(",".join(map(str, line)) for line in (names, row)))
+
+
+@pytest.mark.parametrize(("suffix", "write"), [("parquet", write_parquet), ("csv", write_csv)])
+@pytest.mark.parametrize("twice", ["ts", "stream_id", "utilization"])
+def test_a_column_of_an_event_that_is_there_twice_is_refused_by_name(tmp_path, suffix, write, twice):
+    row = {"stream_id": "a/1", "ts": T, "utilization": 1.0}
+    path = tmp_path / f"a.{suffix}"
+    write(path, [*row, twice], [*row.values(), row[twice]])
+
+    with pytest.raises(recordings.RecordingUnreadable, match=rf"a\.{suffix}: .* name {twice} twice"):
+        read_all(path)
+
+
+@pytest.mark.parametrize(("suffix", "write"), [("parquet", write_parquet), ("csv", write_csv)])
+def test_a_column_that_is_not_read_may_be_there_twice(tmp_path, suffix, write):
+    path = tmp_path / f"a.{suffix}"
+    write(path, ["rack", "stream_id", "ts", "utilization", "rack"], [7, "a/1", T, 1.0, 8])
+
+    assert read_all(path) == ([MetricEvent(stream_id="a/1", ts=T, utilization=1.0)], [])
+
+
 def test_the_bounds_of_parquet_are_those_of_the_contract():
     for name, bound in zip(METRICS, METRIC_MAX.tolist(), strict=True):
         event = {"stream_id": "a/1", "ts": EVENT_TIME_MS_MIN}
@@ -243,6 +322,18 @@ def test_several_recordings_share_their_names(tmp_path):
 
 def zst(text: bytes) -> bytes:
     return zstandard.ZstdCompressor().compress(text)
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress), (".zst", zst)])
+def test_a_byte_order_mark_hides_no_event(tmp_path, suffix, pack):
+    mark = b"\xef\xbb\xbf"
+    rows = b"stream_id,ts,utilization\nleaf-1/1,1760000000000,5\n"
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(pack(mark + GOOD + b"\n" + mark + GOOD + b"\n[" + GOOD + b"]\n"))
+    (tmp_path / f"a.csv{suffix}").write_bytes(pack(mark + rows + mark + rows.splitlines()[1]))
+
+    events = [MetricEvent(stream_id="leaf-1/1", ts=T, utilization=5.0)]
+    assert read_all(tmp_path / f"a.jsonl{suffix}") == (events * 3, [])
+    assert read_all(tmp_path / f"a.csv{suffix}") == (events * 2, [])
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zst)])
