@@ -132,9 +132,12 @@ class _Invocation:
     def _finish(self) -> Iterable[Failure]:
         """Send alerts, then the dead letters of what won't come again anyway; return the records that have to."""
         errors = self._of.alerts.publish([alert for _raw, alert in self._alerts])
-        failures: list[Failure] = [
-            (raw, error) for (raw, _alert), error in zip(self._alerts, errors, strict=True) if error
-        ]
+        failures: list[Failure] = []
+        for (raw, _alert), error in zip(self._alerts, errors, strict=True):
+            if isinstance(error, RecordRefused):
+                self._letters.append((raw, DeadLetter(_kafka_record(raw, bytes_of(raw["value"])), error)))
+            elif error:
+                failures.append((raw, error))
         done = [alert for (_raw, alert), error in zip(self._alerts, errors, strict=True) if not error]
         _count("Alerts", sum(self._of.alerts.merits(alert.change) for alert in done))
         return failures + self._send_letters(failures)

@@ -6,20 +6,21 @@ only if EventBridge took it and its answer or the mark got lost, which nobody ca
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lambda_adapter.at_once import POOL, each
 from lambda_adapter.insights import EXPIRES, expiry, is_unmet
+from lambda_adapter.records import RecordRefused
 from streams.contract import LinkcastError
 
 Entries = Mapping[str, dict[str, Any]]
 """Entries of PutEvents by their identity."""
 
-ENTRIES_MAX = 10
-"""Of one PutEvents call."""
+ENTRIES_MAX, CALL_BYTES_MAX = 10, 256 * 1024 - 1
+"""Of one PutEvents call, whose entries have to be below 256 KiB together; bytes as `entry_bytes` counts them."""
 CLAIMS_MAX = 100
 """Before they are published: the first must not lapse while the last is made."""
 LEASE_MS, PUBLISHED_WITHIN_MS = 8_000, 6_500
@@ -61,8 +62,18 @@ class Outbox:
         self._published: set[str] = set()  # whose mark failed behind the publishing: to be marked and not sent again
 
     def publish(self, entries: Entries) -> dict[str, Exception]:
-        """Publish what was not published yet; return by identity why an entry's record must come again."""
-        failed: dict[str, Exception] = {}
+        """Publish what was not published yet; return by identity why an entry's record must come again.
+
+        An entry that no call can hold has a `RecordRefused`: no retry mends it, so its record must not come again.
+        """
+        failed: dict[str, Exception] = {
+            entry_id: RecordRefused(
+                "too_large", f"an alert of {size} bytes, EventBridge takes {CALL_BYTES_MAX} at most"
+            )
+            for entry_id, entry in entries.items()
+            if (size := entry_bytes(entry)) > CALL_BYTES_MAX
+        }
+        entries = {entry_id: entry for entry_id, entry in entries.items() if entry_id not in failed}
         held = self._publish_chunks(entries, failed)
         if held:
             # Most likely by a try of these very records that was killed: outlasting the leases, once, costs less than
@@ -86,13 +97,11 @@ class Outbox:
         return held
 
     def _publish_claimed(self, entries: Entries) -> dict[str, Exception]:
-        to_send = [entry_id for entry_id in entries if entry_id not in self._published]
+        to_send = {entry_id: entry for entry_id, entry in entries.items() if entry_id not in self._published}
         refused: dict[str, Exception] = {}
-        for answer in POOL.map(
-            lambda ids: self._put_events({i: entries[i] for i in ids}), _chunks(to_send, ENTRIES_MAX)
-        ):
+        for answer in POOL.map(self._put_events, _calls(to_send)):
             refused |= answer
-        self._published |= set(to_send) - refused.keys()
+        self._published |= to_send.keys() - refused.keys()
         settled, unsettled = each(self._settle, entries, [entry_id in refused for entry_id in entries])
         self._published -= settled.keys()
         return unsettled | refused
@@ -125,7 +134,7 @@ class Outbox:
         return _Claim(is_ours=True, until_ms=until_ms)
 
     def _put_events(self, entries: Entries) -> dict[str, Exception]:
-        """Send up to `ENTRIES_MAX` entries; return the refused ones. The call takes some and refuses others."""
+        """Send the entries of one call; return the refused ones. The call takes some and refuses others."""
         try:
             answer = self._events.put_events(Entries=list(entries.values()))
         except (BotoCoreError, ClientError) as error:
@@ -159,3 +168,28 @@ def outbox_key(entry_id: str) -> dict[str, str]:
 
 def _chunks(names: Sequence[str], size: int) -> Iterable[Sequence[str]]:
     return (names[i : i + size] for i in range(0, len(names), size))
+
+
+def _calls(entries: Entries) -> Iterator[Entries]:
+    """Cut entries into calls by number and by bytes: EventBridge refuses one that is too large whole."""
+    call: dict[str, dict[str, Any]] = {}
+    total = 0
+    for entry_id, entry in entries.items():
+        size = entry_bytes(entry)
+        if call and (len(call) == ENTRIES_MAX or total + size > CALL_BYTES_MAX):
+            yield call
+            call, total = {}, 0
+        call[entry_id] = entry
+        total += size
+    if call:
+        yield call
+
+
+def entry_bytes(entry: Mapping[str, Any]) -> int:
+    """Return what an entry counts of a PutEvents call, as AWS computes it: 14 bytes for the time, and its texts.
+
+    >>> entry_bytes({"Time": 0, "Source": "linkcast", "DetailType": "ü", "Detail": "{}", "EventBusName": "alerts"})
+    26
+    """
+    texts = [entry.get(name) or "" for name in ("Source", "DetailType", "Detail")] + list(entry.get("Resources", ()))
+    return 14 * ("Time" in entry) + sum(len(text.encode()) for text in texts)

@@ -20,7 +20,8 @@ def read(paths: Iterable[str]) -> Iterator[Chunk]:
 
     `.jsonl`, `.ndjson`, `.json` and `.csv`, each also with `.gz` or `.zst`, and `.parquet`. In a CSV the header names
     the fields and an empty cell is missing; in Parquet null and NaN are missing and `ts` is int64 ms or a timestamp
-    (UTC where it has no zone). Columns that are no field are ignored, and byte-order marks. Raises `RecordingUnreadable` with the path.
+    (UTC where it has no zone). Columns that are no field are ignored, and byte-order marks. Raises
+    `RecordingUnreadable` with the path.
     """
     codes = Codes()
     for path in paths:

@@ -1,15 +1,18 @@
 """Alerts: none lost, none twice, one for a whole node."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lambda_adapter.alerts import Alert, Alerts
 from lambda_adapter.explanations import explain
-from lambda_adapter.outbox import LEASE_MS, PUBLISHED_WITHIN_MS, EntryHeld, EntryRefused, Outbox, outbox_key
+from lambda_adapter.outbox import LEASE_MS, PUBLISHED_WITHIN_MS, EntryHeld, EntryRefused, Outbox, _calls, outbox_key
 from lambda_adapter.records import Change
 from tests.lambda_adapter.samples import BUS, NOW_MS, Bus, event, prediction
 
@@ -79,6 +82,44 @@ def test_a_call_holds_ten_entries_at_most(adapter, bus):
     adapter.handle(event(*(prediction(stream_id=f"leaf-{i}/1", src=f"0:{i}:0") for i in range(25))), None)
 
     assert (bus.calls, len(bus.entries)) == (3, 25)
+
+
+def test_a_call_holds_256_kib_of_alerts_at_most(table, bus):
+    # Ten nodes of 64 ports whose names are as long as they may be, in signs that JSON writes as six: 38 KB an alert.
+    nodes = [f"{i}{'ü' * 96}" for i in range(10)]
+
+    opened = [Change.model_validate(port) for node in nodes for port in ports(64, node=node)]
+
+    assert not any(alerts_of(table, bus).publish([Alert(change, explain(change)) for change in opened]))
+    assert sorted(detail["node"] for detail in bus.details) == nodes
+    assert bus.calls == 2
+
+
+@given(st.lists(st.integers(1, 4) | st.integers(60_000, 262_143), max_size=40))
+def test_calls_hold_all_entries_in_order_and_as_many_as_fit(sizes):
+    entries = {str(i): {"Detail": "x" * size} for i, size in enumerate(sizes)}
+
+    calls = [list(call) for call in _calls(entries)]
+
+    assert [entry_id for call in calls for entry_id in call] == list(entries)
+    of = [[sizes[int(entry_id)] for entry_id in call] for call in calls]
+    assert all(len(call) <= 10 and sum(call) < 256 * 1024 for call in of)
+    assert all(len(call) == 10 or sum(call) + after[0] >= 256 * 1024 for call, after in pairwise(of))
+
+
+def test_an_alert_that_no_call_can_hold_is_a_dead_letter_and_holds_up_nothing(adapter, bus, letters, monkeypatch):
+    # No field of a prediction is long enough for that; one that a later release adds may be.
+    texts = {"long": "x" * 256 * 1024}
+    monkeypatch.setattr(
+        "lambda_adapter.handler.explain",
+        lambda change: explain(change).model_copy(update={"text": texts.get(change.node, "")}),
+    )
+
+    batch = [prediction(stream_id="long/1"), prediction(stream_id="leaf/1", src="0:1:0")]
+    assert adapter.handle(event(*batch), None) == ALL_DONE
+
+    assert [detail["stream_id"] for detail in bus.details] == ["leaf/1"]
+    assert [(letter.record.offset, letter.why.reason) for letter in letters.sent] == [(0, "too_large")]
 
 
 def test_a_whole_leaf_is_one_incident_and_64_insights(adapter, table, bus):
