@@ -14,6 +14,7 @@ from boto3.dynamodb.conditions import Attr, ConditionBase, Key
 from botocore.exceptions import ClientError
 
 from lambda_adapter.records import Change
+from streams.contract import LinkcastError
 
 KEPT_S = 30 * 24 * 60 * 60
 HEARTBEAT_MS = 15 * 60 * 1000
@@ -57,6 +58,10 @@ TABLE: Mapping[str, Any] = {
 Alerts, incidents, open episodes and circuits are items of the same table; having no `related_entity` and no `day`, they
 are in neither index.
 """
+
+
+class PageRepeated(LinkcastError):
+    """The table answered with the page that was read before: reading on would never end."""
 
 
 class Explained(Protocol):
@@ -146,12 +151,18 @@ class Insights:
     def by_stream(
         self, stream_id: str, *, now_ms: int, since_ms: int = 0, limit: int = 50, token: dict[str, str] | None = None
     ) -> Page:
-        """Return a stream's insights, newest first, of event time `since_ms` to `now_ms`; none that has expired."""
+        """Return a stream's insights, newest first, of event time `since_ms` to `now_ms`; none that has expired.
+
+        Raises botocore's errors, and `PageRepeated`.
+        """
         where = Key("related_entity").eq(stream_id) & Key("timestamp").between(timestamp(since_ms), timestamp(now_ms))
         return self._page(BY_STREAM, where, now_ms, limit, token)
 
     def by_time(self, *, now_ms: int, since_ms: int, limit: int = 50, token: dict[str, str] | None = None) -> Page:
-        """Return all insights, newest first, of event time `since_ms` to `now_ms`; none that has expired."""
+        """Return all insights, newest first, of event time `since_ms` to `now_ms`; none that has expired.
+
+        Raises botocore's errors, and `PageRepeated`.
+        """
         items: list[dict[str, Any]] = []
         for day in _days(since_ms, now_ms, newest=token["day"] if token else None):
             where = Key("day").eq(day) & Key("timestamp").between(timestamp(since_ms), timestamp(now_ms))
@@ -175,8 +186,14 @@ class Insights:
                 Limit=limit - len(items),
                 **start,
             )
+            last = answer.get("LastEvaluatedKey")
+            if token and start and last and (last == token or last["timestamp"] > token["timestamp"]):
+                raise PageRepeated(
+                    f"table {self._table.name}, index {index}: asked for what follows {token['entity_id']!r}, it gave "
+                    "what comes before: does something between here and DynamoDB keep or change its answers?"
+                )
             items += answer["Items"]
-            token = answer.get("LastEvaluatedKey")
+            token = last
             if not token or len(items) >= limit:
                 return Page(items, token)
 

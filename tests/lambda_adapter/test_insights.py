@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_adapter.explanations import explain
-from lambda_adapter.insights import KEPT_S, Insights, item_of, timestamp
+from lambda_adapter.insights import KEPT_S, Insights, PageRepeated, item_of, timestamp
 from lambda_adapter.records import Change
 from tests.lambda_adapter.samples import NOW_MS, prediction
 
@@ -126,6 +127,23 @@ def test_what_has_expired_is_read_by_nobody_though_the_table_still_holds_it(tabl
     assert every(insights.by_stream, stream_id="leaf/1", now_ms=later, limit=2) == [5, 3, 1]
     assert every(insights.by_time, since_ms=0, now_ms=later, limit=2) == [5, 3, 1]
     assert every(insights.by_time, since_ms=0, now_ms=later + 1000, limit=2) == []
+
+
+@pytest.mark.parametrize("alive", [0, 1, 2], ids=["all expired", "one of two", "none expired"])
+@pytest.mark.parametrize("reader", ["by_stream", "by_time"])
+def test_a_table_that_ignores_where_to_go_on_is_an_error_and_no_endless_loop(alive, reader):
+    calls = iter(range(20))
+
+    def query(*, Limit, **_):
+        next(calls)  # raises where the loop has no end
+        items = [{"entity_id": f"alert_leaf/1_0:{n}:0"} for n in range(Limit)]
+        last = items[-1] | {"timestamp": timestamp(NOW_MS - Limit), "day": "2025-12-31"}  # the newest come first
+        return {"Items": items[:alive], "LastEvaluatedKey": last}
+
+    insights = Insights(SimpleNamespace(name="insights", query=query))
+    of = {"stream_id": "leaf/1"} if reader == "by_stream" else {"since_ms": 0}
+    with pytest.raises(PageRepeated, match=f"table insights, index {reader}"):
+        every(getattr(insights, reader), now_ms=NOW_MS, limit=2, **of)
 
 
 def test_alerts_and_heartbeats_are_in_no_index(adapter, table):

@@ -91,6 +91,10 @@ def test_easing_takes_a_whole_band_less_for_two_minutes():
     assert changes((0, 95), (10, 79), (130, 79), (140, 80), (400, 62)) == ["opened", "", "eased", "worsened", ""]
 
 
+def test_a_risk_one_band_lower_stays_silent_however_long():
+    assert changes((0, 95), (10, 80), (130, 80), (9_999, 80)) == ["opened", "", "", ""]
+
+
 def test_an_incident_of_a_hundred_percent_has_no_band_above_the_top():
     assert changes((0, 91), (1, 100), (2, 100)) == ["opened", "", ""]
 

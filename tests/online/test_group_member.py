@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -73,25 +74,67 @@ async def test_a_worker_without_a_broker_is_well_and_one_whose_loop_stands_is_no
 
 
 class BusyProducer:
-    """A producer with room for one batch, and then none in time."""
+    """A producer with room for one batch, and then none in time; it remembers what moved the offset."""
 
     def __init__(self) -> None:
         self._batches = 0
+        self.moved: list[str] = []
 
     async def send_batch(self, batch, topic, *, partition):
         self._batches += 1
         if self._batches > 1:
             raise KafkaTimeoutError
+        return self.answer
+
+    @cached_property
+    def answer(self) -> asyncio.Future:
+        return asyncio.get_running_loop().create_future()
+
+    async def begin_transaction(self) -> None:
+        pass
+
+    async def commit(self, offsets) -> None:  # as a consumer
+        self.moved.append("commit")
+
+    async def send_offsets_to_transaction(self, offsets, group) -> None:
+        self.moved.append("send_offsets_to_transaction")
+
+    async def commit_transaction(self) -> None:
+        self.moved.append("commit_transaction")
 
 
-async def test_no_offset_moves_past_what_was_not_sent() -> None:
-    outlet = AtLeastOnce(BusyProducer(), None, TopicPartition("metrics", 0))
+def at_least_once(producer) -> AtLeastOnce:
+    return AtLeastOnce(producer, producer, TopicPartition("metrics", 0))
+
+
+def exactly_once(producer) -> ExactlyOnce:
+    outlet = ExactlyOnce(KafkaSettings(bootstrap="k:1"), prefix="", group="g", tp=TopicPartition("metrics", 0))
+    outlet._producer = producer  # as `open` leaves it
+    return outlet
+
+
+@pytest.mark.parametrize("outlet_of", [at_least_once, exactly_once])
+async def test_no_offset_moves_past_what_was_not_sent(outlet_of) -> None:
+    outlet = outlet_of(producer := BusyProducer())
     await outlet.send("predictions", [Message(b"leaf-1", b"{}")])
     with pytest.raises(KafkaTimeoutError):
         await outlet.send("features", [Message(b"leaf-1", b"{}")])
 
     with pytest.raises(KafkaError, match="did not all go out"):
         outlet.commit(2)
+    assert producer.moved == []
+
+
+@pytest.mark.parametrize("outlet_of", [at_least_once, exactly_once])
+async def test_no_offset_moves_past_what_the_broker_did_not_take(outlet_of) -> None:
+    outlet = outlet_of(producer := BusyProducer())
+    await outlet.send("predictions", [Message(b"leaf-1", b"{}")])
+    committing = outlet.commit(2)
+    producer.answer.set_exception(KafkaTimeoutError())
+
+    with pytest.raises(KafkaTimeoutError):
+        await committing
+    assert producer.moved == []
 
 
 @pytest.mark.kafka
