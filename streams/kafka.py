@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import socket
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ TRANSACTION_TIMEOUT_MS = 8_000
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM")
 SAY_EVERY_S = 60.0
+_NO_ADDRESS = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 _ADDRESS = re.compile(r"(?:[^][:/\s]+|\[[^][/\s]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 log = logging.getLogger(__name__)
@@ -153,12 +155,16 @@ def _msk_tokens(region: str) -> "AbstractTokenProvider":
 async def await_broker(kafka: KafkaSettings, *, seconds: float | None = None) -> None:
     """Return once a broker of the cluster answers; say so (by `logging`) while it is away, and when it is back.
 
-    Waits `seconds`, or for ever where it is None; then raises `KafkaUnreachable`. Wrong credentials or TLS raise
-    `KafkaRefused` at once: waiting mends neither.
+    Waits `seconds`, or for ever where it is None; then raises `KafkaUnreachable`. Wrong credentials or TLS, and names
+    of which none has an address, raise `KafkaRefused` at once: waiting mends none of them.
     """
     start = time.monotonic()
     said_at = None
     while (reason := await why_no_answer(kafka)) is not None:
+        if await _is_nowhere(kafka):
+            raise KafkaRefused(
+                f"Kafka at {kafka.bootstrap}: no host has that name ({reason}). Mend --bootstrap, or DNS."
+            )
         if seconds is not None and time.monotonic() - start >= seconds:
             raise KafkaUnreachable(
                 f"no Kafka at {kafka.bootstrap} after {seconds:g} s ({reason}): start it, or set LINKCAST_BOOTSTRAP"
@@ -279,6 +285,8 @@ async def _why_no_answer_at(host: str, port: int, **arguments: Any) -> str | Non
     )
     from aiokafka.protocol.metadata import MetadataRequest
 
+    if (unknown := await _why_no_address(host)) is not None:
+        return unknown.strerror
     try:
         connection = await create_conn(host, port, **arguments)
     except (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError) as error:
@@ -302,3 +310,29 @@ async def _why_no_answer_at(host: str, port: int, **arguments: Any) -> str | Non
 
 def _in_a_word(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+_known_hosts: set[str] = set()
+"""Hosts that had an address while this process ran. Kubernetes takes a name away with its last broker, and gives it
+back: such a name is waited for, where one that nobody ever knew is a slip."""
+
+
+async def _is_nowhere(kafka: KafkaSettings) -> bool:
+    """Whether none of the bootstrap hosts has or had an address; a name server that doesn't answer knows nothing."""
+    from aiokafka.conn import collect_hosts
+
+    hosts = {host for host, _port, _family in collect_hosts(kafka.bootstrap)}
+    whys = [await _why_no_address(host) for host in hosts - _known_hosts]
+    return hosts.isdisjoint(_known_hosts) and all(why is not None and why.errno in _NO_ADDRESS for why in whys)
+
+
+async def _why_no_address(host: str) -> socket.gaierror | None:
+    # In a thread and not by the loop: of a look-up that is cancelled, uvloop says the error when nobody asks any more.
+    try:
+        await asyncio.to_thread(socket.getaddrinfo, host, None)
+    except socket.gaierror as error:
+        return error
+    except UnicodeError:  # no name at all, as "a..b"
+        return socket.gaierror(socket.EAI_NONAME, "not a name that a host can have")
+    _known_hosts.add(host)
+    return None

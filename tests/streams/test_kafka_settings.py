@@ -124,11 +124,11 @@ async def test_a_broker_that_never_comes_is_given_up_after_the_time_allowed(port
 async def test_a_broker_that_is_away_is_waited_for_said_so_once_and_gone_on_with(kafka, port, said):
     address = at(port)
     waiting = asyncio.create_task(await_broker(KafkaSettings(bootstrap=address)))
-    await asyncio.wait_for(said.something.wait(), 30)
+    await said.something.wait()
     assert not waiting.done()
 
     async with forwarding(port, to=kafka.bootstrap):
-        await asyncio.wait_for(waiting, 30)
+        await waiting
 
     assert said.lines[0].startswith(f"waiting for Kafka at {address} (")
     assert said.lines[0].endswith("start it, or mend --bootstrap or --security-protocol")
@@ -139,9 +139,49 @@ async def test_whoever_waits_on_says_so_again(port, said, monkeypatch):
     monkeypatch.setattr(streams_kafka, "SAY_EVERY_S", 0)
     waiting = asyncio.create_task(await_broker(KafkaSettings(bootstrap=at(port))))
     for _ in range(2):
-        await asyncio.wait_for(said.something.wait(), 30)
+        await said.something.wait()
         said.something.clear()
     waiting.cancel()
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Hosts, and what the name server says of them: nothing of those that are left out."""
+    answers = {}
+
+    def getaddrinfo(host, *_arguments, **_more):
+        host.encode("idna")  # raises for what can't be a name, as the real one does
+        if error := answers.get(host, socket.EAI_NONAME):
+            raise socket.gaierror(error, "it says")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))]
+
+    monkeypatch.setattr(streams_kafka, "_known_hosts", set())
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return answers
+
+
+@pytest.mark.parametrize("bootstrap", ["nope:1", "nope:1,nowhere:2", "a..b:1"])
+async def test_hosts_of_which_none_has_an_address_are_refused_and_not_waited_for(names, bootstrap):
+    with pytest.raises(KafkaRefused, match=rf"Kafka at {bootstrap}: no host has that name"):
+        await await_broker(KafkaSettings(bootstrap=bootstrap))
+
+
+@pytest.mark.parametrize("nowhere", [{}, {"kafka-2": socket.EAI_AGAIN}], ids=["one of two", "a silent name server"])
+async def test_a_host_that_may_have_an_address_is_waited_for(names, nowhere):
+    names |= {"kafka-2": 0} | nowhere
+
+    with pytest.raises(KafkaUnreachable):
+        await await_broker(KafkaSettings(bootstrap="kafka-1:1,kafka-2:1"), seconds=0)
+
+
+async def test_a_name_that_goes_while_its_cluster_is_away_is_waited_for(names, said):
+    kafka = KafkaSettings(bootstrap="kafka-1:1")
+    names["kafka-1"] = 0
+    assert await why_no_answer(kafka)
+    del names["kafka-1"]
+
+    with pytest.raises(KafkaUnreachable, match="it says"):
+        await await_broker(kafka, seconds=0)
 
 
 async def test_sasl_to_a_listener_without_it_is_refused_and_not_waited_for(kafka):
@@ -189,9 +229,9 @@ async def test_a_transaction_coordinator_that_never_answers_is_given_up_with_wha
         with pytest.raises(
             KafkaTimeoutError, match=r"coordinator for p\.g(-outputs)?-3 within 0\.2 s.*factor must fit"
         ):
-            await asyncio.wait_for(fenced.open(), 10)
+            await fenced.open()
         await fenced.close()
-        await asyncio.wait_for(hung_up.wait(), 10)
+        await hung_up.wait()
 
 
 class Said(logging.Handler):
