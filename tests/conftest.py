@@ -33,6 +33,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         compile_encoder()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out for want of `make setup-cdk`: among the skipped nobody sees it."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    if n := sum("make setup-cdk" in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(
+            f"{n} tests of infra/cdk were left out: make setup-cdk brings what they need", yellow=True
+        )
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
     """The settings of a real broker, shared by the tests of this process: keep to your own `prefix`."""

@@ -21,6 +21,7 @@ from streams.snapshot import Manifest, SnapshotRefused, checksums, chunks_in, re
 SEED = 20_261_123
 
 
+@pytest.mark.timeout(1_800)
 def test_faults_of_several_kinds_lose_nothing_and_get_nothing_wrong():
     tries = {
         "SIGKILL at each step": 4,

@@ -35,7 +35,7 @@ def test_after_kill_9_it_is_up_again_with_its_data_on_the_same_port(broker):
 
     assert broker.up() == broker.find() == first, "a second up finds the first"
     psutil.Process(first.pid).kill()
-    psutil.wait_procs([psutil.Process(first.pid)], timeout=10)
+    psutil.wait_procs([psutil.Process(first.pid)])
     assert broker.find() is None
     second = broker.up()
 
@@ -55,7 +55,7 @@ def test_two_ups_at_once_make_one_broker(tmp_path):
         subprocess.Popen([*LINKCAST, "broker", "up", "--json"], stdout=subprocess.PIPE, env=environment)
         for _ in range(2)
     ]
-    said = [json.loads(up.communicate(timeout=120)[0]) for up in ups]
+    said = [json.loads(up.communicate()[0]) for up in ups]
     try:
         assert said[0] == said[1]
         assert set(said[0]) == {"bootstrap", "pid", "version", "data", "log", "up"}
@@ -284,4 +284,4 @@ async def write(bootstrap, value):
 async def read_first(bootstrap):
     async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
         consumer.assign([TopicPartition("t", 0)])
-        return (await asyncio.wait_for(consumer.getone(), 30)).value
+        return (await consumer.getone()).value

@@ -98,7 +98,7 @@ def test_a_signal_ends_it_cleanly_after_the_sample_under_way(tree, tmp_path, num
             first = events.readline()
             process.send_signal(number)
             written = events_of(first + events.read())
-        said, _ = process.communicate(timeout=20)
+        said, _ = process.communicate()
 
     assert process.returncode == 0
     assert json.loads(said) == {"samples": len(written), "events": len(written), "without_metric": 0}

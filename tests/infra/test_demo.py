@@ -63,10 +63,11 @@ def read_until(process, line):
     raise AssertionError(f"the demo ended with {process.wait()} before it said {line!r}")
 
 
+@pytest.mark.timeout(1_800)
 def test_every_event_of_the_demo_is_accounted_for_twice_in_a_row(demo, tmp_path):
     for name in ("first.json", "second.json"):
         process = demo("--json", str(tmp_path / name))
-        words, said = process.communicate(timeout=150)
+        words, said = process.communicate()
 
         assert process.returncode == 0, said
         summary = json.loads((tmp_path / name).read_bytes())
@@ -95,7 +96,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(demo, tmp_path, moment, numbe
     assert len(of_the_demo(tmp_path)) > 1  # else there would be nothing to leave behind
     for _ in range(2):  # whoever is impatient presses Ctrl-C twice
         process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate()
 
     assert process.returncode == 128 + number
     assert of_the_demo(tmp_path) == []

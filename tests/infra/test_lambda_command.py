@@ -66,8 +66,7 @@ async def start(kafka, prefix, *arguments):
 
 
 async def finish(process):
-    async with asyncio.timeout(90):
-        out, err = await process.communicate()
+    out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
 
 

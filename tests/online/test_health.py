@@ -14,7 +14,7 @@ from online.health import STUCK_AFTER_S, PortTaken, serve
 
 def healthz(port: int) -> tuple[int, dict[str, object]]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -40,7 +40,7 @@ def test_whoever_connects_and_says_nothing_holds_nobody_up() -> None:
 def test_whoever_says_a_byte_now_and_then_is_hung_up_on_all_the_same(capfd) -> None:
     with (
         serve("127.0.0.1", 0, idle_s=lambda: 0.0, model=lambda: "m1", request_s_max=0.1) as port,
-        socket.create_connection(("127.0.0.1", port), timeout=5) as slow,
+        socket.create_connection(("127.0.0.1", port)) as slow,
     ):
         slow.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
         while not select.select([slow], [], [], 0.01)[0]:
@@ -54,12 +54,12 @@ def test_whoever_says_a_byte_now_and_then_is_hung_up_on_all_the_same(capfd) -> N
 def test_whoever_does_not_read_an_answer_is_hung_up_on(capfd) -> None:
     with (
         serve("127.0.0.1", 0, idle_s=lambda: 0.0, model=lambda: "m" * (1 << 24), request_s_max=0.1) as port,
-        socket.create_connection(("127.0.0.1", port), timeout=5) as deaf,
+        socket.create_connection(("127.0.0.1", port)) as deaf,
     ):
         deaf.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
         hung_up = select.poll()
         hung_up.register(deaf, select.POLLRDHUP)
-        assert hung_up.poll(5_000)
+        assert hung_up.poll()
 
     assert capfd.readouterr().err == ""
 

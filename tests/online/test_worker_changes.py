@@ -447,13 +447,13 @@ async def test_partitions_that_are_added_wait_for_their_outputs_and_streams_that
         await world.until_predicted(60)
         async with administrator(world) as admin:
             await admin.create_partitions({f"{world.prefix}metrics": NewPartitions(8)})
-            await world.until(lambda: said(caplog, "there is no partition 7 of"), seconds=90)
+            await world.until(lambda: said(caplog, "there is no partition 7 of"))
             await world.put_events(fabric(2, start=5, steps=5))
             served = [r for r in await world.records("metrics") if r.partition < 2]
             await world.until_predicted(len(served))  # with six that wait beside them
             others = ("predictions", "features", "metrics.dead", "state", "labels", "outcomes")
             await admin.create_partitions({world.prefix + topic: NewPartitions(8) for topic in others})
-        await world.until_predicted(120, seconds=90)
+        await world.until_predicted(120)
 
     assert max(r.partition for r in await world.records("metrics")) >= 2, "nothing waited, or this run proved less"
     assert (await predicted(world))[1] == await oracle(world)

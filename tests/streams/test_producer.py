@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.broker.process import EmbeddedBroker
-from infra.topics import apply_topics
+from infra.topics import _until_visible, apply_topics
 from streams.contract import MetricEvent, node_of
 from streams.decode import decode
 from streams.events import metrics_of
@@ -145,6 +145,7 @@ async def test_a_refused_record_is_raised_by_flush_by_the_next_send_and_at_the_e
     admin = AIOKafkaAdminClient(**kafka.client_arguments())
     await admin.start()
     await admin.create_topics([NewTopic(f"{prefix}metrics", 1, 1, topic_configs={"max.message.bytes": "1000"})])
+    await _until_visible(admin, [f"{prefix}metrics"])
     await admin.close()
     noise = {f"{i * 7919 % 9973}": i * 0.618 % 1 for i in range(500)}  # does not compress below the limit
     producer = MetricsProducer(kafka, prefix=prefix)
@@ -177,12 +178,13 @@ async def test_a_broker_that_goes_away_is_raised_and_counted(tmp_path, prefix, m
     monkeypatch.setattr("streams.kafka.STOP_SECONDS", 0.5)
     broker = EmbeddedBroker(tmp_path)
     kafka = KafkaSettings(bootstrap=(await asyncio.to_thread(broker.up)).bootstrap)
-    producer = MetricsProducer(kafka, prefix=prefix, delivery_seconds=1.0)
+    producer = MetricsProducer(kafka, prefix=prefix)
 
     async def use() -> None:
         async with producer:
             await producer.send(event())
             await producer.flush()
+            producer._delivery_seconds = 1.0  # which the event before may have taken on a busy machine
             await asyncio.to_thread(broker.down)
             await producer.send_sweep([event("leaf-1/2"), event("leaf-1/3")])
 

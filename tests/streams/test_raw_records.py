@@ -1,7 +1,5 @@
 """Records as arrays: what the worker reads of a fetch is what aiokafka's own records say."""
 
-import asyncio
-
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CorruptRecordException
@@ -88,11 +86,10 @@ async def fetched(kafka, topic: str, n: int, **arguments) -> list:
     )
     async with consumer:
         consumer.assign([TopicPartition(topic, 0)])
-        async with asyncio.timeout(30):
-            found: list = []
-            while len(found) < n:
-                for batch in (await consumer.getmany(timeout_ms=200)).values():
-                    found += [r for records in batch for r in records] if arguments else batch
+        found: list = []
+        while len(found) < n:
+            for batch in (await consumer.getmany(timeout_ms=200)).values():
+                found += [r for records in batch for r in records] if arguments else batch
     return found
 
 

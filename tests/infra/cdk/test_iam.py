@@ -1,9 +1,11 @@
 """Who may do what: the whole of it is in `infra/cdk/iam.json`, and changes only on purpose."""
 
+import doctest
 import json
 
 import pytest
 
+from infra.cdk import iam
 from infra.cdk.iam import SNAPSHOT, policies_of
 
 POLICIES = json.loads(SNAPSHOT.read_bytes())
@@ -27,6 +29,10 @@ def granted(role):
 
 def as_list(value):
     return value if isinstance(value, list) else [value]
+
+
+def test_its_examples_hold():
+    assert doctest.testmod(iam) == (0, 2)  # failed, tried
 
 
 def test_the_policies_are_those_that_were_looked_at(checked):

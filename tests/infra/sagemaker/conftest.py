@@ -70,7 +70,7 @@ class Asker:
     opened: ClassVar = []
 
     def __init__(self, endpoint):
-        self.connection = http.client.HTTPConnection("127.0.0.1", endpoint.server_port, timeout=20)
+        self.connection = http.client.HTTPConnection("127.0.0.1", endpoint.server_port)
         self.opened.append(self.connection)
 
     def __call__(self, method, path, body=None, **headers):

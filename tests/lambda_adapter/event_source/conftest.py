@@ -6,6 +6,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from infra.topics import _until_visible
 from lambda_adapter.event_source import Backoff, EventSource, Options
 
 AT_ONCE = Backoff(0.0, 0.0)
@@ -20,6 +21,7 @@ def make_topic(kafka, prefix):
         await admin.start()
         try:
             await admin.create_topics([NewTopic(prefix + name, partitions, 1)])
+            await _until_visible(admin, [prefix + name])
         finally:
             await admin.close()
         return prefix + name
@@ -48,8 +50,7 @@ def run_dry(kafka, prefix):
             kafka, topic, f"{prefix}group", invoke, options or Options(maximum_batching_window_in_seconds=0),
             **{"backoff": AT_ONCE, **arguments},
         )  # fmt: skip
-        async with asyncio.timeout(60):
-            await source.run(asyncio.Event(), is_once=True)
+        await source.run(asyncio.Event(), is_once=True)
         return source.counters
 
     return run

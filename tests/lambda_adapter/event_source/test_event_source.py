@@ -240,8 +240,7 @@ async def test_the_three_starting_positions(make_topic, publish, kafka, prefix):
         handler = Handler()
         options = Options(starting_position=position, starting_position_timestamp=timestamp)
         source = EventSource(kafka, topic, f"{prefix}{position}", handler, options)
-        async with asyncio.timeout(30):
-            await source.run(asyncio.Event(), is_once=True)
+        await source.run(asyncio.Event(), is_once=True)
         return handler.seen.get(f"{topic}-0", [])
 
     assert await seen_from("TRIM_HORIZON") == [0, 1, 2]
@@ -265,7 +264,8 @@ async def test_a_time_out_fails_the_batch_and_the_next_attempt_gets_it(make_topi
     counters = await run_dry(topic, InProcess(handler, timeout_s=0.05))
     released.set()
 
-    assert (counters.time_outs, counters.settled, counters.executions) == (1, 3, 6)
+    assert counters.time_outs >= 1  # on a busy machine the next attempt may take 50 ms, too
+    assert (counters.settled, counters.executions) == (3, 3 + 3 * counters.time_outs)
 
 
 async def test_one_stuck_partition_holds_up_no_other(make_topic, publish, kafka, prefix):
@@ -282,8 +282,7 @@ async def test_one_stuck_partition_holds_up_no_other(make_topic, publish, kafka,
 
     options = Options(batch_size=20, function_response_types=("ReportBatchItemFailures",))
     source = EventSource(kafka, topic, f"{prefix}group", until_the_other_is_done, options, backoff=AT_ONCE)
-    async with asyncio.timeout(30):
-        await source.run(stop)
+    await source.run(stop)
 
     assert handler.seen[f"{topic}-1"] == [*range(100)]
     assert max(handler.seen[f"{topic}-0"]) < 20
@@ -299,7 +298,7 @@ async def test_invocations_run_at_once_up_to_the_concurrency_and_never_for_one_p
             under_way.append(set(event["records"]))
             together.append(list(under_way))
         if not met.is_set():  # the first waits for the second to be under way
-            two.wait(30)
+            two.wait(600)  # a thread outlives a test that failed
             met.set()
         with lock:
             under_way.remove(set(event["records"]))
@@ -324,8 +323,7 @@ async def test_a_stop_ends_a_long_pause_at_once_and_leaves_what_failed_to_the_ne
 
     options = Options(function_response_types=("ReportBatchItemFailures",))
     source = EventSource(kafka, topic, f"{prefix}group", handler, options, backoff=Backoff(3_600, 3_600))
-    async with asyncio.timeout(30):
-        await source.run(stop)
+    await source.run(stop)
 
     assert await committed(topic) == 3
 
@@ -365,7 +363,7 @@ async def test_a_second_member_takes_its_share_and_nothing_is_done_twice(make_to
     def source(handler):
         return EventSource(kafka, topic, f"{prefix}group", handler, Options(batch_size=5), backoff=AT_ONCE)
 
-    async with asyncio.timeout(60), asyncio.TaskGroup() as members:
+    async with asyncio.TaskGroup() as members:
         members.create_task(source(first).run(stop))
         await begun.wait()
         members.create_task(source(second).run(stop))

@@ -12,6 +12,7 @@ from lambda_adapter.outbox import outbox_key
 pytestmark = pytest.mark.kafka
 
 
+@pytest.mark.timeout(1_800)
 def test_thousands_of_records_outlive_every_fault_and_a_kill(kafka):
     figures = edge_soak.bench(records=4_000, kills=1, kafka=kafka)
 
@@ -22,6 +23,7 @@ def test_thousands_of_records_outlive_every_fault_and_a_kill(kafka):
     assert figures["last_run"]["time_outs"] + figures["last_run"]["function_errors"] > 0
 
 
+@pytest.mark.timeout(1_800)
 def test_changes_become_one_insight_and_one_alert_each_whatever_fails(kafka):
     figures = soak.bench(records=1_300, kills=1, time_out_s=17.0, kafka=kafka)
 
