@@ -1,7 +1,7 @@
 """The kernel: the 24 features and the rule label of each event, over the state of its stream.
 
 One compiled loop takes events one after another, so the edges of a batch never show: worker and backfill, whatever
-their batches, give the same bytes. Definitions: section 3 of the design; names and order: `contract.FEATURES`.
+their batches, give the same bytes. Definitions: docs/features.md; names and order: `contract.FEATURES`.
 """
 
 from typing import Any, NamedTuple

@@ -59,7 +59,7 @@ TOPICS = (
     Topic("rollout", False, _FOR_EVER),
     Topic("state", True, _COMPACTED),
 )
-"""All topics of the design, in its order, and the adapter's dead letters."""
+"""All topics, in the order in which events and models take their way, and the adapter's dead letters."""
 
 RESERVED = frozenset({"outcomes", "labels", "signals", "calls", "drift", "scorecards", "retrain", "rollout"})
 """Topics that nothing of linkcast reads yet: declared so that their contract and partitions are settled."""

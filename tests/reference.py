@@ -1,4 +1,4 @@
-"""The plain, slow, independent truth about features and rule labels, straight from sections 3 and 4 of the design.
+"""The plain, slow, independent truth about features and rule labels, straight from docs/features.md.
 
 Every accepted event is kept and every window is computed anew from its definition: no panes in memory, no running sums,
 no array. It shares nothing with the kernel but the contract, so that the two can't be wrong in the same way. Where a

@@ -13,8 +13,9 @@ from prometheus_client import REGISTRY
 
 from infra.command import SUBCOMMANDS, load
 from streams import measures
-from streams.contract import DeadReason, MetricEvent
+from streams.contract import CLASSES, FEATURES, DeadReason, MetricEvent
 from streams.events import parse
+from streams.labels import DEFAULT_RULES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -100,6 +101,21 @@ def test_each_dead_letter_reason_and_field_stands_in_the_producers_page():
 
     rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert set(rows) == {*get_args(DeadReason), *MetricEvent.__struct_fields__}
+
+
+def test_the_features_page_has_each_feature_class_and_rule_as_the_code_has_it():
+    page = (ROOT / "docs" / "features.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    rules = tomllib.loads(DEFAULT_RULES.read_text())["rule"]
+    of_rules = [row for row in rows if len(row) == 5 and row[0] and row[1].strip("`") in CLASSES]
+
+    assert [(row[0], row[1]) for row in rows if len(row) == 5 and row[1].strip("`") in FEATURES] == [
+        (str(n), f"`{name}`") for n, name in enumerate(FEATURES, 1)
+    ]
+    assert {row[0].strip("`") for row in rows if len(row) == 2} >= set(CLASSES)
+    assert [(row[1], re.findall("`(.*?)`", row[2]), float(row[4])) for row in of_rules] == [
+        (f"`{rule['class']}`", [*rule.get("all", []), *rule.get("any", [])], rule["confidence"]) for rule in rules
+    ]
 
 
 def test_each_metric_of_a_worker_stands_in_the_operations_page():
