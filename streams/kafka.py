@@ -163,7 +163,7 @@ async def await_broker(kafka: KafkaSettings, *, seconds: float | None = None) ->
     while (reason := await why_no_answer(kafka)) is not None:
         if await _is_nowhere(kafka):
             raise KafkaRefused(
-                f"Kafka at {kafka.bootstrap}: no host has that name ({reason}). Mend --bootstrap, or DNS."
+                f"Kafka at {kafka.bootstrap}: no host has that name ({reason}). Mend --bootstrap or the name server."
             )
         if seconds is not None and time.monotonic() - start >= seconds:
             raise KafkaUnreachable(
