@@ -16,6 +16,7 @@ from streams.contract import LinkcastError
 from streams.failpoints import reached
 from streams.kafka import KafkaSettings, consuming
 from streams.owner import Owner
+from streams.raw_records import AS_ARRAYS
 from streams.snapshot import Manifest, SnapshotRefused, chunks_in, manifest_in
 
 REBUILD_MS = 25 * 3_600_000
@@ -117,7 +118,7 @@ async def _rebuild_from(
     """Return the offset `REBUILD_MS` before the committed one, by the broker's time, and whether that is there yet."""
     record = await _record_at(kafka, tp, max(first, committed))
     # Nothing there yet: the committed offset is the log's end, and that is now.
-    from_ms = (record.timestamp if record else int(time.time() * 1000)) - REBUILD_MS
+    from_ms = max(0, (record.timestamp if record else int(time.time() * 1000)) - REBUILD_MS)  # one may have no time
     found = (await consumer.offsets_for_times({tp: from_ms}))[tp]
     start = min(found.offset, committed) if found else committed
     if start != first or first == 0:
@@ -128,7 +129,10 @@ async def _rebuild_from(
 
 async def _record_at(kafka: KafkaSettings, tp: TopicPartition, offset: int) -> Any:
     """Return the first record from `offset` on, None where there is none or retention has passed it."""
-    consumer = AIOKafkaConsumer(**kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="none")
+    # As arrays: what a batch says of itself is not believed there.
+    consumer = AIOKafkaConsumer(
+        **kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="none", value_deserializer=AS_ARRAYS
+    )
     async with consuming(consumer):
         consumer.assign([tp])
         consumer.seek(tp, offset)
@@ -136,8 +140,8 @@ async def _record_at(kafka: KafkaSettings, tp: TopicPartition, offset: int) -> A
         try:
             # However long a fetch takes: only the log's end means that nothing is there.
             while await consumer.position(tp) < end:
-                for records in (await consumer.getmany(timeout_ms=1_000, max_records=1)).values():
-                    return records[0]
+                for parts in (await consumer.getmany(timeout_ms=1_000, max_records=1)).values():
+                    return parts[0][0]
         except OffsetOutOfRangeError:
             pass
     return None

@@ -117,7 +117,7 @@ def _grown(array: NDArray[_T], used: int, needed: int) -> NDArray[_T]:
 
 @inlined  # asked once, below: at each byte it would be no copy by the word
 def copy_bytes(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], start: int, size: int) -> int:
-    """Copy `size` bytes to place `at` of `out`; return the place behind. `IndexError` where they don't lie there."""
+    """Copy `size` bytes to place `at` of `out`; return the place behind. `IndexError` where they don't fit in."""
     if size < 0 or not 0 <= at <= out.size - size or not 0 <= start <= source.size - size:
         raise IndexError("a piece that does not lie within its buffer")
     # Unsigned places: a signed one might count from the end, and asking that at each byte made it 20 times slower.

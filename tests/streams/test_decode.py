@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streams.contract import EVENT_TIME_MS_MIN, METRICS, MetricEvent
-from streams.decode import FUTURE_MS_MAX, VALUE_BYTES_MAX, decode, event_bytes
+from streams.decode import FUTURE_MS_MAX, REJECTED_MAX, VALUE_BYTES_MAX, decode, event_bytes
 from streams.partition import dead_letter
 from tests.streams.strategies import METRIC_VALUES, T0, reading
 
@@ -124,6 +124,56 @@ def test_a_dead_letter_names_its_record_and_a_tombstone_is_sent_as_no_bytes() ->
         ("offset", b"9"),
         ("index", b"0"),
     ]
+
+
+HALF_A_MILLION_ONES = b"[" + b"1," * (VALUE_BYTES_MAX // 2 - 2) + b"1]"
+
+
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        (HALF_A_MILLION_ONES, "element 0 of 524287"),
+        (HALF_A_MILLION_ONES[:-7] + b",NaN]", "element 0 of 524285"),
+        ('["😀"'.encode() + b",1" * 200_000 + b",NaN]", "element 0 of 200002"),
+        (b"[" + GOOD + b",1" * (REJECTED_MAX + 1) + b"]", "element 1 of 1002"),
+    ],
+    ids=["ones", "ones and a NaN", "ones, a NaN and an emoji", "an event among them"],
+)
+def test_a_record_with_more_than_a_thousand_elements_that_are_no_events_is_one_dead_letter(value, detail) -> None:
+    decoded, (dead,) = decode([record(value)])
+
+    assert decoded.ts.size == 0
+    assert (dead.reason, dead.element, dead.value) == ("wrong_type", 0, value)
+    assert f"the record as a whole, more than {REJECTED_MAX} refused: {detail}: " in dead.detail
+
+
+def test_up_to_a_thousand_of_them_are_a_dead_letter_each_beside_the_events() -> None:
+    decoded, rejected = decode([record(b"[" + GOOD + b",1" * REJECTED_MAX + b"]")])
+
+    assert decoded.element.tolist() == [0]
+    assert [r.element for r in rejected] == list(range(1, REJECTED_MAX + 1))
+
+
+def test_a_sweep_of_more_than_a_thousand_events_from_the_future_is_one_dead_letter() -> None:
+    ahead = with_fields(ts=T0 + FUTURE_MS_MAX + 1)
+    sweep = b"[" + GOOD + b"," + b",".join([ahead] * (REJECTED_MAX + 1)) + b"]"
+
+    decoded, (dead,) = decode([record(sweep)])
+
+    assert decoded.element.tolist() == [0]
+    assert (dead.reason, dead.value) == ("from_the_future", sweep)
+    assert f"{REJECTED_MAX + 1} of its events, the first one: " in dead.detail
+
+
+@pytest.mark.parametrize("timestamp", [None, -1])
+def test_a_record_without_a_time_is_a_dead_letter_whatever_it_holds(timestamp) -> None:
+    timeless, other = record(GOOD), record(GOOD, offset=1)
+    timeless.timestamp = timestamp
+
+    decoded, (dead,) = decode([timeless, other])
+
+    assert decoded.record.tolist() == [1]
+    assert (dead.record.offset, dead.reason, dead.value) == (0, "no_time", GOOD)
 
 
 EVENTS = st.builds(reading, st.integers(EVENT_TIME_MS_MIN, T0), METRIC_VALUES)
