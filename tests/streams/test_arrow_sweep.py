@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.faults.arrow_bombs import bombs, compressed_v4, shared_columns
+from bench.faults.arrow_sweeps import fuzz
 from streams import arrow_rows
-from streams import decode as decoding
-from streams.arrow_messages import ROWS_MAX
+from streams.arrow_messages import FIELDS_MAX, MESSAGES_MAX, ROWS_MAX, first_look
 from streams.arrow_sweep import CONTENT_TYPE, SCHEMA, encode
 from streams.contract import EVENT_TIME_MS_MIN, METRICS
-from streams.decode import FUTURE_MS_MAX, decode, event_bytes
+from streams.decode import FUTURE_MS_MAX, REJECTED_MAX, decode, event_bytes
 from streams.events import parse
-from tests.streams.oracle import said_of
 from tests.streams.strategies import METRIC_VALUES, T0, reading
 from tests.streams.test_scan import said_of_events
+
+BOMBS = bombs()
 
 
 def fetch(*contents: bytes, headers=(CONTENT_TYPE,)) -> list[SimpleNamespace]:
@@ -162,36 +164,89 @@ def test_other_columns_are_ignored_but_for_the_version():
 
 
 USUAL = encode([reading(T0 + i, {"utilization": 1.0 * i, "latency_p99": None}, stream_id=f"l/{i}") for i in range(3)])
-TABLES = [
-    USUAL,
-    stream_of(pa.table(columns())),
-    stream_of(pa.table(columns(stream_id=pa.array(["a", "b"]).dictionary_encode()))),
-]
 
 
-def test_the_usual_sweep_needs_no_object_per_row(monkeypatch):
-    monkeypatch.setattr(arrow_rows, "read", lambda value: pytest.fail("left by the scanner"))
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_is_refused_before_arrow_sees_it(bomb, monkeypatch):
+    monkeypatch.setattr(pa.ipc, "open_stream", lambda value: pytest.fail("Arrow was asked"))
+    monkeypatch.setattr(pa.ipc, "read_schema", lambda value: pytest.fail("Arrow was asked"))
 
-    assert decode(fetch(USUAL, USUAL))[0].stream_ids() == ["l/0", "l/1", "l/2"] * 2
+    assert arrow_rows.read(BOMBS[bomb])[0] in ("not_arrow", "too_large")
 
 
-@settings(deadline=None, max_examples=400)
-@given(
-    st.sampled_from(TABLES), st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=3)
-)
-def test_changed_bytes_give_the_same_by_the_scanner_as_without_it(value, changes):
-    changed = bytearray(value)
-    for at, byte in changes:
-        changed[at % len(changed)] = byte
-    # An intact one before it makes its schema the usual one.
-    records = fetch(value, bytes(changed))
+def test_arrow_itself_takes_the_bombs_that_are_refused():
+    with pa.ipc.open_stream(compressed_v4(1 << 20)) as reader:
+        assert reader.read_all().nbytes > 1 << 20
+    with pa.ipc.open_stream(shared_columns(9, 9, 9)) as reader:
+        assert len(reader.schema.field("x").type) == 9
 
-    decoded, rejected = decode(records)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "plan_of", lambda value: None)
-        expected, expected_rejected = decode(records)
 
-    if len(rejected) < len(expected_rejected) and expected_rejected[0].reason == "not_arrow":
-        return  # what no column needs the scanner doesn't look at, and Arrow does
-    assert said_of_events(decoded) == said_of_events(expected)
-    assert said_of(rejected) == said_of(expected_rejected)
+@pytest.mark.parametrize("width", [15, 16])
+def test_columns_count_as_often_as_they_are_named(width):
+    # 3 columns of an event, 1 + width + width * width nested ones, and an entry of metadata
+    fits = 3 + 1 + width + width * width + 1 <= FIELDS_MAX
+    assert (first_look(shared_columns(width, width)) is None) == fits
+
+
+def test_metadata_v4_is_read_as_c_sharp_wrote_it():
+    value = stream_of(pa.table(columns()), metadata_version=pa.ipc.MetadataVersion.V4)
+
+    assert decode(fetch(value))[0].stream_ids() == ["leaf-1/1", "leaf-1/2"]
+
+
+def test_a_sweep_is_bounded_in_its_messages():
+    with_rows = pa.table(columns()).slice(0, 1)
+    batches = pa.concat_tables([with_rows] * MESSAGES_MAX)
+    # The schema is a message, too.
+    assert arrow_rows.read(stream_of(batches.slice(1), rows_a_batch=1)).num_rows == MESSAGES_MAX - 1
+    assert arrow_rows.read(stream_of(batches, rows_a_batch=1))[0] == "too_large"
+
+
+def test_what_a_refusal_says_is_bounded_too():
+    wide = pa.struct([(f"{i}" * 100, pa.int64()) for i in range(200)])
+
+    _, detail = arrow_rows.read(stream_of(pa.table(columns(utilization=pa.nulls(2, wide)))))
+
+    assert len(detail) <= 200
+
+
+def test_a_sweep_of_rows_that_are_none_is_one_dead_letter():
+    rows = REJECTED_MAX + 2
+    ids = pa.array(["leaf-1/1"] * rows)
+    bad = pa.table(
+        {"stream_id": ids, "ts": pa.array([T0] + [-1] * (rows - 1), pa.int64()), "utilization": [1.0] * rows}
+    )
+    few = bad.slice(0, 3)
+
+    decoded, rejected = decode(fetch(stream_of(bad, rows_a_batch=rows), stream_of(few)))
+
+    assert decoded.record.tolist() == [1]
+    assert [(r.record.offset, r.element, r.reason) for r in rejected] == [
+        (0, 0, "out_of_range"), (3, 1, "out_of_range"), (3, 2, "out_of_range"),
+    ]  # fmt: skip
+    assert rejected[0].value == stream_of(bad, rows_a_batch=rows)
+
+
+def test_a_sweep_is_the_same_alone_and_behind_any_other():
+    # A batch of a metadata version that nobody has written yet: the schema before it is as usual.
+    odd = bytearray(USUAL)
+    table = USUAL.index(b"\xff" * 4, 4) + 8
+    table += int.from_bytes(odd[table : table + 4], "little")
+    vtable = table - int.from_bytes(odd[table : table + 4], "little", signed=True)
+    odd[table + int.from_bytes(odd[vtable + 4 : vtable + 6], "little")] = 99
+    plain = stream_of(pa.table(columns()))
+
+    _, (alone,) = decode(fetch(bytes(odd)))
+    for before in (USUAL, plain, b"", BOMBS["shared columns"]):
+        decoded, rejected = decode(fetch(before, bytes(odd), USUAL))
+
+        assert (rejected[-1].reason, rejected[-1].detail) == (alone.reason, alone.detail)
+        assert decoded.stream_ids()[-3:] == ["l/0", "l/1", "l/2"]
+
+
+def test_mutated_sweeps_end_no_process_and_are_the_same_in_any_fetch():
+    found = fuzz(seed=20_261_130, seconds=120, rounds_max=60)
+
+    assert found.broken == []
+    assert found.rounds == 60
+    assert found.sweeps_read > 60  # or Arrow refused all there was
