@@ -24,8 +24,6 @@ _BROKEN: Refusal = "not_arrow", "marked as Arrow, and no stream of whole Arrow I
 _COMPRESSED: Refusal = "not_arrow", "a compressed body, whose size nobody knows beforehand: send it uncompressed"
 # Metadata V4, which C# wrote until 2023, has its compression in there.
 _OWN_METADATA: Refusal = "not_arrow", "metadata of a batch, which may mean that it is compressed: leave it out"
-# A false number of their buffers ends the process in pyarrow 22.
-_VIEWS: Refusal = "not_arrow", "a column of views: send it as utf8 or binary"
 _ROWS: Refusal = "too_large", f"more than {ROWS_MAX} rows"
 _FIELDS: Refusal = "too_large", f"more than {FIELDS_MAX} columns and entries of metadata"
 _MESSAGES: Refusal = "too_large", f"more than {MESSAGES_MAX} messages, or one of more than {MESSAGE_BYTES_MAX} bytes"
@@ -101,11 +99,12 @@ def _messages(value: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _rows(message: bytes, batch: int) -> int:
-    rows, _, _, compression, views, *_ = _fields(message, batch)
+    rows, _, buffers, compression, views, *_ = _fields(message, batch)
     if compression:
         raise _Refused(_COMPRESSED)
-    if _count(message, views):
-        raise _Refused(_VIEWS)
+    # How many buffers each column of views has: pyarrow 22 makes room for them, whether they are there or not.
+    if any(not 0 <= n <= _count(message, buffers) for n in _numbers(message, views)):
+        raise _Refused(_BROKEN)
     n: int = _i8(message, rows)[0] if rows else 0
     if n < 0:
         raise _Refused(_BROKEN)
@@ -150,6 +149,12 @@ def _below(message: bytes, at: int) -> int:
         raise _Refused(_BROKEN)
     place: int = at + _u4(message, at)[0]
     return place
+
+
+def _numbers(message: bytes, at: int) -> Iterator[int]:
+    """Yield the 64-bit numbers of a vector, as `_count` counts them."""
+    n, first = _count(message, at), at and _below(message, at) + 4
+    return (_i8(message, place)[0] for place in range(first, first + 8 * n, 8))
 
 
 def _count(message: bytes, at: int) -> int:

@@ -46,15 +46,17 @@ def read(value: bytes) -> pa.Table | Refusal:
     table = pa.Table.from_batches(batches)
     if columns is SCHEMA:
         return table
+    ids = table["stream_id"]
     # A dictionary has one long id for many rows, and each of them, and its dead letter, would have it of its own.
-    if sum(map(_text_size, table["stream_id"].chunks)) > max(len(value), STREAM_ID_BYTES_MAX * n):
+    is_coded = pa.types.is_dictionary(ids.type)
+    if is_coded and sum(map(_text_size, ids.chunks)) > max(len(value), STREAM_ID_BYTES_MAX * n):
         return "out_of_range", f"ids of more than {STREAM_ID_BYTES_MAX} bytes"
     return table.cast(columns)
 
 
 @lru_cache(maxsize=64)
 def _columns(schema_message: bytes) -> pa.Schema | Refusal:
-    """Return the columns of an event that a schema has, as `_SCHEMA` has them, or what is wrong with them."""
+    """Return the columns of an event that a schema has, in its order, as `_SCHEMA` types them, or what is wrong."""
     schema = pa.ipc.read_schema(pa.py_buffer(schema_message))
     if schema.equals(SCHEMA):
         return SCHEMA
@@ -70,7 +72,7 @@ def _columns(schema_message: bytes) -> pa.Schema | Refusal:
             fields.append(field)
         elif field.name in ("stream_id", "ts"):
             return "wrong_type", f"no column {field.name}"
-    return pa.schema(fields)
+    return pa.schema(sorted(fields, key=lambda field: schema.get_field_index(field.name)))
 
 
 def _is_fitting(field: pa.Field, of: pa.DataType) -> bool:
@@ -79,14 +81,9 @@ def _is_fitting(field: pa.Field, of: pa.DataType) -> bool:
     return bool(of == field.type or (pa.types.is_floating(field.type) and pa.types.is_float32(of)))
 
 
-def _text_size(ids: pa.Array) -> int:
-    """Return how many bytes some ids take, each for itself."""
-    lengths = (
-        pc.binary_length(ids.dictionary).take(ids.indices)
-        if pa.types.is_dictionary(ids.type)
-        else pc.binary_length(ids)
-    )
-    size: int = pc.sum(lengths).as_py() or 0
+def _text_size(ids: pa.DictionaryArray) -> int:
+    """Return how many bytes some ids take without their dictionary."""
+    size: int = pc.sum(pc.binary_length(ids.dictionary).take(ids.indices)).as_py() or 0
     return size
 
 
@@ -107,7 +104,7 @@ class Rows(NamedTuple):
         """Return one row as JSON: the bytes of its dead letter. A NaN stays one, which no JSON parser takes."""
         fields: dict[str, Any] = {"v": int(self.version[row])}
         if self.has_id[row]:
-            fields["stream_id"] = self._stream_id(row)
+            fields["stream_id"] = self.id_bytes[self.id_start[row] : self.id_end[row]].tobytes().decode()
         if self.has_ts[row]:
             fields["ts"] = int(self.ts[row])
         metrics = zip(METRICS, self.metrics[row].tolist(), self.has_metric[row].tolist(), strict=True)
@@ -133,18 +130,16 @@ class Rows(NamedTuple):
         )
         is_good &= (self.ts >= EVENT_TIME_MS_MIN) & (self.ts <= EVENT_TIME_MS_MAX)
         is_good &= (in_range | ~self.has_metric).all(axis=1) & self.has_metric.any(axis=1)
-        odd_bytes = np.flatnonzero((self.id_bytes < ord(" ")) | (self.id_bytes > ord("~")))
-        has_odd = np.searchsorted(odd_bytes, self.id_start) < np.searchsorted(odd_bytes, self.id_end)
-        for row in np.flatnonzero(is_good & has_odd).tolist():
-            is_good[row] = is_stream_id(self._stream_id(row))
+        if ((self.id_bytes < ord(" ")) | (self.id_bytes > ord("~"))).any():
+            at, text = np.flatnonzero(is_good), self.id_bytes.tobytes()
+            spans = zip(self.id_start[at].tolist(), self.id_end[at].tolist(), strict=True)
+            is_good[at] = [is_stream_id(text[start:end].decode()) for start, end in spans]
         return is_good
-
-    def _stream_id(self, row: int) -> str:
-        return self.id_bytes[self.id_start[row] : self.id_end[row]].tobytes().decode()
 
 
 def rows_of(sweeps: Sequence[pa.Table]) -> Rows:
     """Return the rows of one or more sweeps that `read` has returned, one after another."""
+    # The empty one has the columns that others lack, which become null in them.
     table = pa.concat_tables([_SCHEMA.empty_table(), *sweeps], promote_options="default")
     (batch,) = table.combine_chunks().to_batches()
     ids, metrics = batch.column(0), batch.select(METRICS)
@@ -154,7 +149,7 @@ def rows_of(sweeps: Sequence[pa.Table]) -> Rows:
         np.frombuffer(text or b"", np.uint8),
         edges[:-1],
         edges[1:],
-        _numbers(batch["ts"].fill_null(0)),
+        _numbers(batch["ts"].fill_null(0)).copy(),  # Arrow's is read-only, another type to compiled code
         _numbers(batch["v"].fill_null(VERSION)),
         metrics.to_tensor(null_to_nan=True).to_numpy(),
         _is_there(ids),

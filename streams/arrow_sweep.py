@@ -1,4 +1,4 @@
-"""A sweep of metric events as an Arrow IPC stream, a worker's cheapest: what a producer needs to write one."""
+"""A sweep of metric events as an Arrow IPC stream: what a producer needs to write one."""
 
 from collections.abc import Iterable, Sequence
 

@@ -205,11 +205,13 @@ def _swept(records: Records, at: Sequence[int], rejected: list[Rejected]) -> Dec
     record, element = np.repeat(list(sweeps), sizes), np.concatenate(list(map(np.arange, sizes)))
     rows = arrow_rows.rows_of(list(sweeps.values()))
     is_event = rows.good()
-    if not is_event.all():
-        _reject_rows(records, rows, record, element, is_event, rejected)
-    row = np.flatnonzero(is_event)
-    where = record[row], element[row], records.timestamp[record[row]]
-    return Decoded(rows.id_bytes, rows.id_start[row], rows.id_end[row], rows.ts[row], rows.metrics[row], *where)
+    found = Decoded(
+        rows.id_bytes, rows.id_start, rows.id_end, rows.ts, rows.metrics, record, element, records.timestamp[record]
+    )
+    if is_event.all():
+        return found
+    _reject_rows(records, rows, record, element, is_event, rejected)
+    return found.at(np.flatnonzero(is_event))
 
 
 def _reject_rows(

@@ -110,8 +110,8 @@ class MetricsProducer:
     async def send_sweep(self, events: Sequence[MetricEvent], *, as_arrow: bool = False) -> None:
         """Queue events of one node, as one record unless it were above 512 KiB. Raises as `send` does.
 
-        `as_arrow` is what costs a worker least to read (`linkcast bench decode`); it needs pyarrow and has no place for
-        `extra`, which is a `ValueError`.
+        `as_arrow` needs pyarrow and has no place for `extra`, which is a `ValueError`. JSON costs a worker less to read
+        (`linkcast bench decode`).
         """
         if not events:
             raise ValueError("an empty sweep: there is nothing to send")

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import msgspec
+import numba
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -155,7 +156,9 @@ def test_more_rows_than_the_bound_are_refused_before_they_are_read():
 
 
 def test_other_columns_are_ignored_but_for_the_version():
-    odd = pa.table(columns(v=[1, 2], note=["x", None], extra=[[1], []]))
+    odd = pa.table(
+        columns(v=[1, 2], note=["x", None], extra=[[1], []], view=pa.array(["x" * 20, ""], pa.string_view()))
+    )
 
     decoded, (dead,) = decode(fetch(stream_of(odd)))
 
@@ -164,6 +167,14 @@ def test_other_columns_are_ignored_but_for_the_version():
 
 
 USUAL = encode([reading(T0 + i, {"utilization": 1.0 * i, "latency_p99": None}, stream_id=f"l/{i}") for i in range(3)])
+
+
+def test_nothing_is_compiled_anew_for_arrow():
+    from_arrow, _ = decode(fetch(USUAL))
+    from_json, _ = decode(fetch(msgspec.json.encode(reading(T0, {"utilization": 1.0})), headers=()))
+
+    for ours, theirs in zip(from_arrow[1:], from_json[1:], strict=True):  # `StreamIds` sees to the bytes of ids
+        assert numba.typeof(ours) == numba.typeof(theirs)
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
