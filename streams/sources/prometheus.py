@@ -197,5 +197,5 @@ def _reading(at: tuple[float, str, str, str], said: Mapping[str, float], boot: s
         rate_gbps=said[RATE] * 8 / 1e9 if RATE in said else np.nan,
         boot=boot,
         extra={to: said[of] for of, to in STATES.items() if of in said},
-        unknown=next((PREFIX + name for name in said if name not in KNOWN), ""),
+        unknown=next((name for name in said if name not in KNOWN), ""),
     )

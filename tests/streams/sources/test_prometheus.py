@@ -205,4 +205,4 @@ def test_counters_beyond_the_precision_of_a_float_are_exact():
 def test_a_name_that_is_not_known_is_handed_on():
     (port,) = readings('node_infiniband_link_downed{device="mlx5_0",port="1"} 3\n')
 
-    assert (port.counters, port.unknown) == ({}, "node_infiniband_link_downed")
+    assert (port.counters, port.unknown) == ({}, "link_downed")
