@@ -13,8 +13,9 @@ from typing import NamedTuple
 import msgspec
 from rich.progress_bar import ProgressBar
 
+from infra.broker.failure import cause_in
 from infra.broker.jars import class_path, maven_repository
-from infra.broker.process import running_broker
+from infra.broker.process import BrokerFailed, EmbeddedBroker, running_broker
 from infra.demo.feed import feed_bad_records, feed_fabric, feed_samples
 from infra.demo.processes import Child, linkcast
 from infra.demo.tally import Tally, watch
@@ -30,6 +31,8 @@ PREFIX = "linkcast."
 PARTITIONS = 4
 SETTLE_S_MAX = 90.0
 TRAIN_S_MAX = 600.0
+DELIVERY_S_MAX = 20.0
+"""A broker of this machine that has been silent for this long has ended, or its disk is full."""
 
 
 class Sizes(NamedTuple):
@@ -160,15 +163,28 @@ async def _feed_and_watch(stage: _Stage, kafka: KafkaSettings, fabric: Fabric, w
     try:
         while not feeding.done():
             await asyncio.wait([feeding, watching], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-            worker.check()
+            _check(stage, worker)
             if watching.done():
                 watching.result()
         await feeding
-        return await _settled(tally, worker)
+        return await _settled(stage, worker)
     finally:
         for task in (feeding, watching):
             task.cancel()
         await asyncio.gather(feeding, watching, return_exceptions=True)
+
+
+def _check(stage: _Stage, worker: Child) -> None:
+    """Raise what ended the broker or the worker: everybody else would wait for them."""
+    check_broker(EmbeddedBroker(stage.folder / "broker"))
+    worker.check()
+
+
+def check_broker(broker: EmbeddedBroker) -> None:
+    """Raise `BrokerFailed` with what ended the broker, if it has."""
+    if broker.find() is None:
+        cause = cause_in(broker.log.read_text("utf-8", errors="replace")).replace(" by --data", "")
+        raise BrokerFailed(f"Kafka ended in {broker.home}: {cause}. TMPDIR names another place for the demo's files")
 
 
 async def _until_ended(trainer: Child) -> None:
@@ -186,14 +202,15 @@ async def _feed(stage: _Stage, kafka: KafkaSettings, fabric: Fabric) -> None:
         tally.sent += events
         tally.sent_until_ms = max(tally.sent_until_ms, at_ms)
 
-    async with MetricsProducer(kafka, prefix=PREFIX) as producer:
+    async with MetricsProducer(kafka, prefix=PREFIX, delivery_seconds=DELIVERY_S_MAX) as producer:
         tally.sent += await feed_samples(producer)
         tally.sent += await feed_bad_records(producer)
         await feed_fabric(producer, fabric, seconds=stage.seconds, told=told)
 
 
-async def _settled(tally: Tally, worker: Child) -> tuple[int, int]:
+async def _settled(stage: _Stage, worker: Child) -> tuple[int, int]:
     """Wait until every event is accounted for; return how many came late, and how many were repeats."""
+    tally = stage.view.tally
     most, deadline = 0, time.monotonic() + SETTLE_S_MAX
     while True:
         became = await asyncio.to_thread(_became, worker)
@@ -209,7 +226,7 @@ async def _settled(tally: Tally, worker: Child) -> tuple[int, int]:
                 f"{tally.dead.total()} dead letters, {late} late, {repeats} repeats. "
                 f"The worker's last word: {worker.last_line()}"
             )
-        worker.check()
+        _check(stage, worker)
         await asyncio.sleep(0.5)
 
 

@@ -10,6 +10,9 @@ import sys
 import psutil
 import pytest
 
+from infra.broker.process import BrokerFailed, EmbeddedBroker
+from infra.demo.run import check_broker
+
 SMALL = "Sizes(train_ports=12, train_hours=6.0, ports=20, hours=8.0)"
 KEYS = {
     "events_sent", "predictions", "dead_letters", "repeats", "late", "incidents_true", "incidents_called_before",
@@ -101,3 +104,10 @@ def test_an_interrupted_demo_leaves_nothing_behind(demo, tmp_path, moment, numbe
     assert process.returncode == 128 + number
     assert of_the_demo(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broker_that_ended_is_told_with_its_cause_and_not_waited_for(tmp_path):
+    (tmp_path / "broker.log").write_text("ERROR Error while writing meta.properties\nNo space left on device\n")
+
+    with pytest.raises(BrokerFailed, match=f"Kafka ended in {tmp_path}: the disk is full.*TMPDIR names another"):
+        check_broker(EmbeddedBroker(tmp_path))
