@@ -69,6 +69,10 @@ class LazyGroup(click.Group):
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:
             raise _not_installed(error) from error
+        except RuntimeError as error:
+            if "no locator available" not in str(error):
+                raise
+            raise click.ClickException(NO_CACHE) from error
         except KeyboardInterrupt:
             ctx.exit(130)  # 128 + SIGINT, as a shell says it
         except OSError as error:
@@ -85,12 +89,18 @@ def load(name: str) -> click.Command:
     return command
 
 
+NO_CACHE = (
+    "Numba finds no place for what it compiles, neither beside the source nor in the user's cache folder: set "
+    "NUMBA_CACHE_DIR to a folder that you may write to"
+)
+
 _PLACES = {
     errno.ENOSPC: "the disk is full{at}: free some space and run this again",
     errno.EDQUOT: "the quota is used up{at}: free some space and run this again",
     errno.EACCES: "no permission{at}: name another place, or run this as its owner",
     errno.EPERM: "no permission{at}: name another place, or run this as its owner",
     errno.ENOENT: "no such file or folder{at}: name another place",
+    errno.EEXIST: "a file stands{at} where a folder is needed: name another place",
     errno.ENOTDIR: "a file stands{at} where a folder is needed: name another place",
     errno.EISDIR: "a folder stands{at} where a file is needed: name another place",
     errno.EROFS: "the disk is read-only{at}: name another place",

@@ -83,9 +83,14 @@ def _places(home: Path) -> Iterator[Check]:
     yield Check(
         "disk", free >= FREE_BYTES_MIN, f"{free / 1e9:.1f} GB free at {home}", "free 2 GB, or set LINKCAST_HOME"
     )
-    # As Numba chooses: the folder it is told, else beside the source.
-    cache = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(str(streams.__file__)).with_name("__pycache__"))
-    yield _writable("numba cache", cache, "set NUMBA_CACHE_DIR to a folder that you may write to")
+    # As Numba chooses: the folder it is told, else beside the source, else the user's own.
+    told = [Path(folder)] if (folder := os.environ.get("NUMBA_CACHE_DIR")) else []
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
+    caches = [
+        _writable("numba cache", place, "set NUMBA_CACHE_DIR to a folder that you may write to")
+        for place in (*told, Path(str(streams.__file__)).with_name("__pycache__"), users)
+    ]
+    yield next((cache for cache in caches if cache.ok), caches[0])
 
 
 def _writable(name: str, folder: Path, fix: str) -> Check:

@@ -224,8 +224,7 @@ def _place(folder: Path, files: Mapping[str, bytes]) -> Path:
                     raise
             sync_folder(folder.parent)
     except OSError as error:
-        error.filename, error.filename2 = str(folder), None  # no scratch folder, which is gone by now
-        raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error  # not the scratch folder, gone by now
     return folder
 
 

@@ -41,8 +41,8 @@ def write_whole(path: Path, content: bytes, *, mode: int, replace: bool) -> None
             path.hardlink_to(scratch)
         sync_folder(path.parent)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # a write names no file, and the scratch file says nothing
-        raise
+        # A write names no file, and the scratch file's name says nothing.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ Whoever trains has the private key; a worker has public keys only, and loads wha
 """
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,7 +27,8 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     """Return the signing key in `path`, made first where there is none, for its owner's eyes only (mode 0600).
 
     Its public half lies beside it in `PATH.pub`: that file is what a worker is given to trust. It is written anew where
-    it is missing or holds no key, as after a disk that was full. Raises `KeyRefused`.
+    it is missing or holds no key, as after a disk that was full. Raises `KeyRefused`, and `OSError` where a new
+    key can't be written.
     """
     if is_new := not path.exists():
         _create_key(path)
@@ -40,7 +42,7 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
         _write_public_half(key, path.with_name(path.name + ".pub"))
     except OSError as error:
         if is_new:
-            raise KeyRefused(f"{error.filename}: {error.strerror}. Mend that, and it is written next time.") from error
+            raise
         # The key signs all the same: it may well be mounted where nobody writes.
         log.warning("%s: %s, so workers can't be given it to trust", error.filename, error.strerror)
     return key
@@ -50,13 +52,9 @@ def _create_key(path: Path) -> None:
     private = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # of two processes that make a key at once the first one's stays
         write_whole(path, private, mode=0o600, replace=False)
-    except FileExistsError:
-        pass  # of two processes that make a key at once the first one's stays
-    except OSError as error:
-        raise KeyRefused(f"{error.filename}: {error.strerror}. The signing key has to be written there.") from error
 
 
 def _write_public_half(key: Ed25519PrivateKey, path: Path) -> None:

@@ -82,9 +82,13 @@ def command(
     # What may be wrong with places and cluster is said before the minutes of work.
     signing_key = load_or_create_key(key or home / "keys" / "signing.key")
     models = out or home / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=models):
-        pass
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=models):
+            pass
+    except OSError as error:
+        error.filename = str(models)  # not the one of the trial
+        raise
     if kafka:
         asyncio.run(await_broker(kafka))
     with step(f"simulating {len(PARTS)} fabrics of {ports} ports for {hours:g} h, and their features") as progress:

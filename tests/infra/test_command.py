@@ -242,6 +242,7 @@ def test_a_fabric_that_can_not_be_is_a_wrong_option(command, option, value, word
     [
         (["--no-publish", "--key", "garbage"], "garbage: no readable private key"),
         (["--no-publish", "--home", "garbage/home"], "a file stands at garbage"),
+        (["--no-publish", "--key", "garbage/signing.key"], "a file stands at garbage"),
         (["--no-publish", "--out", "garbage/models"], "a file stands at garbage"),
         (["--publish", "--bootstrap", "a:1", "--security-protocol", "SSL", "--tls-ca", "garbage"], "TLS files garbage"),
     ],
@@ -269,3 +270,20 @@ def test_a_full_disk_is_a_line_of_its_own_that_says_where(run, monkeypatch):
         "train: 12,684 events",
         "Error: the disk is full at sim: free some space and run this again",
     ]
+
+
+def test_no_place_for_what_numba_compiles_is_one_line_that_says_what_to_do(run, subcommand, monkeypatch):
+    from numba import njit
+    from numba.core import caching
+
+    @click.command()
+    def compiling():
+        njit(cache=True)(lambda: 0)
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    subcommand(compiling)
+    result = run("doctor")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: Numba finds no place")
+    assert "NUMBA_CACHE_DIR" in result.stderr

@@ -80,3 +80,21 @@ def test_the_packages_are_those_of_the_extra_that_brings_all_commands():
 
     modules = {name.replace("-", "_").removesuffix("_cpu") for name in names("demo")}
     assert set(doctor.PACKAGES) == modules
+
+
+def test_numbas_cache_may_be_at_any_of_its_places(tmp_path, monkeypatch):
+    source, told, users = (tmp_path / name for name in ("source", "told", "users"))
+    source.mkdir()
+    monkeypatch.setattr(doctor.streams, "__file__", str(source / "file" / "__init__.py"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(told))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(users))
+
+    for place, found in ((told, told), (source / "file", source / "file" / "__pycache__"), (users, users / "numba")):
+        assert cache_check(tmp_path).found == f"{found} is writable"
+        place.write_text("a file stands where a folder would have to be made")
+    assert not cache_check(tmp_path).ok
+    assert "NUMBA_CACHE_DIR" in cache_check(tmp_path).fix
+
+
+def cache_check(home):
+    return next(check for check in doctor._places(home) if check.name == "numba cache")

@@ -61,7 +61,10 @@ def test_a_folder_or_file_without_a_key_to_trust_is_refused(tmp_path):
 def test_a_disk_without_room_for_a_key_gets_none_and_is_told(tmp_path, room_for):
     path = tmp_path / "keys" / "signing.pem"
 
-    with room_for(0), pytest.raises(KeyRefused, match=r"keys/signing\.pem: File too large\. The signing key"):
+    with (
+        room_for(0),
+        pytest.raises(OSError, match=r"File too large: '.*/keys/signing\.pem'$"),
+    ):
         load_or_create_key(path)
 
     assert list(path.parent.iterdir()) == []
@@ -81,7 +84,7 @@ def test_a_disk_that_is_full_at_any_step_leaves_each_file_whole_or_none_and_is_m
         real(file)
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(KeyRefused, match=r"signing\.pem(\.pub)?: No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/signing\.pem(\.pub)?'$"):
         load_or_create_key(path)
 
     assert len(done) == step + 1
