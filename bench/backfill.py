@@ -18,7 +18,7 @@ from offline.backfill import backfill_columns, backfill_files
 from offline.simulator.export import EVENTS, Format, export
 from offline.simulator.fabric import Fabric, Setting
 from streams.contract import FEATURES, METRICS
-from streams.stream_table import compile_kernel
+from streams.features.stream_table import compile_kernel
 
 T = TypeVar("T")
 

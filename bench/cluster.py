@@ -17,7 +17,7 @@ from infra.broker.process import running_broker
 from infra.demo.processes import Child, linkcast
 from infra.progress import step
 from infra.topics import apply_topics
-from online.publish import publish
+from online.models.publish import publish
 from streams.contract import LinkcastError
 from streams.kafka import KafkaSettings
 

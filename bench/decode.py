@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from bench.cluster import START_MS
 from bench.events import records as events_as_records
-from streams import arrow_sweep
 from streams.contract import MetricEvent
-from streams.decode import decode
-from streams.events import decode_events, metrics_of
-from streams.fetched import read
-from streams.stream_ids import StreamIds
+from streams.features.stream_ids import StreamIds
+from streams.wire import arrow_sweep
+from streams.wire.decode import decode
+from streams.wire.events import decode_events, metrics_of
+from streams.wire.fetched import read
 
 STREAMS = 1_024
 _PASS_EVENTS = 8_192  # of one timing

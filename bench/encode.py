@@ -15,13 +15,13 @@ import pyarrow as pa
 from aiokafka.producer.message_accumulator import BatchBuilder
 from numpy.typing import NDArray
 
-from online.prediction_json import PredictionWriter
-from streams import feature_batch
+from online.worker.prediction_json import PredictionWriter
 from streams.contract import FEATURES, node_of
-from streams.features import Rows
-from streams.outlet import BATCH_BYTES_MAX
-from streams.packed import Packed, pack
-from streams.stream_ids import StreamIds
+from streams.features import record_batch
+from streams.features.kernel import Rows
+from streams.features.stream_ids import StreamIds
+from streams.group.outlet import BATCH_BYTES_MAX
+from streams.wire.packed import Packed, pack
 
 _NOW_MS = 1_767_225_600_000
 _MODEL = "20261123-0123456789ab"
@@ -72,7 +72,7 @@ def _steps(s: _Scored) -> dict[str, tuple[_Step, _Step]]:
         "render": (render, partial(by_text, s)),
         "pack": (partial(_batches, render()), partial(by_aiokafka, s, values)),
         "features": (
-            partial(feature_batch.encode, s.slot, streams, *of_rows),
+            partial(record_batch.encode, s.slot, streams, *of_rows),
             partial(by_pyarrow, [s.ids[slot] for slot in s.slot.tolist()], *of_rows),
         ),
     }
@@ -130,21 +130,21 @@ def by_pyarrow(
 ) -> list[bytes]:
     """Make an Arrow array of each column and have pyarrow write them."""
     values = []
-    for start in range(0, len(ids), feature_batch.ROWS_MAX):
-        part = slice(start, start + feature_batch.ROWS_MAX)
+    for start in range(0, len(ids), record_batch.ROWS_MAX):
+        part = slice(start, start + record_batch.ROWS_MAX)
         columns = [
             pa.array(ids[part], pa.string()),
             pa.array(ts[part]),
             *(pa.array(np.ascontiguousarray(rows.features[part, i])) for i in range(len(FEATURES))),
-            pa.DictionaryArray.from_arrays(pa.array(rows.label[part]), feature_batch.CLASS_NAMES),
+            pa.DictionaryArray.from_arrays(pa.array(rows.label[part]), record_batch.CLASS_NAMES),
             pa.array(rows.rule_risk[part]),
             pa.array(rows.confidence[part]),
             pa.array(offset[part]),
             pa.array(element[part].astype(np.int32)),
         ]
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, feature_batch.SCHEMA) as writer:
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=feature_batch.SCHEMA))
+        with pa.ipc.new_stream(sink, record_batch.SCHEMA) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=record_batch.SCHEMA))
         values.append(sink.getvalue().to_pybytes())
     return values
 

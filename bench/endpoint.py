@@ -30,11 +30,11 @@ from infra.sagemaker.endpoint import golden_rows
 from infra.sagemaker.golden import body_of
 from infra.sagemaker.rows import Answer
 from infra.sagemaker.trust import TRUSTED_PEM, as_pem
-from online.bundle import Bundle, load_bundle
-from online.keys import load_trusted_keys
-from online.scoring import Scorer
+from online.models.bundle import Bundle, load_bundle
+from online.models.keys import load_trusted_keys
+from online.models.scoring import Scorer
 from streams.contract import CLASSES
-from streams.features import Rows
+from streams.features.kernel import Rows
 
 LLM_MS = 500.0
 """An insight by the LLM, as the specification has it: what the endpoint replaces."""

@@ -8,9 +8,9 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 
 from bench.cluster import PARTITIONS, PREFIX, START_MS
-from streams import arrow_sweep
 from streams.contract import MetricEvent, node_of
 from streams.kafka import KafkaSettings
+from streams.wire import arrow_sweep
 
 PERIOD_MS = 10_000
 PORTS_A_NODE = 64

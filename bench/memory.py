@@ -10,9 +10,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.features import ROW, Columns
-from streams.stream_table import StreamTable, compile_kernel
-from streams.windows import STREAM
+from streams.features.kernel import ROW, Columns
+from streams.features.stream_table import StreamTable, compile_kernel
+from streams.features.windows import STREAM
 
 _MINUTE_MS = 60_000
 _START_MS = 1_700_000_100_000

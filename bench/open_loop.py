@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from bench.cluster import PARTITIONS, PREFIX, START_MS, MeasurementFailed, predictions
 from bench.events import KeyedRecord, number_of, records
+from streams.group.raw_records import AS_ARRAYS
 from streams.kafka import KafkaSettings
-from streams.raw_records import AS_ARRAYS
-from streams.records import Records
-from streams.unpacked import compile_unpack
+from streams.wire.records import Records
+from streams.wire.unpacked import compile_unpack
 
 TICK_MS = 5
 """Events are due, and sent, together every so often: as a switch's ports are read together."""

@@ -7,8 +7,8 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from online.bundle import native_margins
-from online.trees import Forest
+from online.models.bundle import native_margins
+from online.models.trees import Forest
 
 _BATCHES = (1, 24, 4_096)
 _ROUNDS = 5

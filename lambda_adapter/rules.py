@@ -1,6 +1,7 @@
 """The rule table of the streams, read as data and applied to what a record carries.
 
-Its compiled interpreter (`streams.labels`) would bring Numba into the Lambda; a test holds both to the same answers.
+Its compiled interpreter (`streams.features.labels`) would bring Numba into the Lambda; a test holds both to the same
+answers.
 """
 
 import re
@@ -13,7 +14,7 @@ from lambda_adapter.records import Score
 
 
 class Rules(NamedTuple):
-    """The rule table of `streams/rules.toml` as it is written."""
+    """The rule table of `streams/features/rules.toml` as it is written."""
 
     rules: list[dict[str, Any]]
     healthy_confidence: float
@@ -30,7 +31,7 @@ _HOLDS: Mapping[str, Callable[[float, float], bool]] = {
 
 def load_rules() -> Rules:
     """Read the rule table that linkcast ships."""
-    table = tomllib.loads(files("streams").joinpath("rules.toml").read_text("utf-8"))
+    table = tomllib.loads(files("streams").joinpath("features", "rules.toml").read_text("utf-8"))
     return Rules(table["rule"], table["healthy_confidence"])
 
 
@@ -80,7 +81,7 @@ def _fires(rule: Mapping[str, Any], operands: Mapping[str, float]) -> bool:
 
 def _holds(condition: str, operands: Mapping[str, float]) -> bool:
     match = _CONDITION.match(condition)
-    assert match, f"{condition!r} is no condition: streams.labels refuses such a table"
+    assert match, f"{condition!r} is no condition: streams.features.labels refuses such a table"
     left, op, bound, right = match.groups()
     if left not in operands or (right and right not in operands):
         return False

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from streams import recordings
 from streams.contract import FEATURES, METRICS, LinkcastError, MetricEvent
-from streams.feature_batch import CLASS_NAMES
-from streams.features import LATE, REPEAT, ROW, TOO_LATE, Columns, Rows
-from streams.labels import RuleTable
-from streams.stream_table import StreamTable
+from streams.features.kernel import LATE, REPEAT, ROW, TOO_LATE, Columns, Rows
+from streams.features.labels import RuleTable
+from streams.features.record_batch import CLASS_NAMES
+from streams.features.stream_table import StreamTable
+from streams.ingest import recordings
 
 SCHEMA = pa.schema(
     [
@@ -59,7 +59,7 @@ class BackfillFailed(LinkcastError):
 
 
 class Backfill(NamedTuple):
-    """What the kernel made of n events, with m rows; see `streams.features.Rows`."""
+    """What the kernel made of n events, with m rows; see `streams.features.kernel.Rows`."""
 
     disposition: NDArray[np.int8]  # (n,)
     rows: NDArray[np.intp]  # (m,) index of each row's event

@@ -8,12 +8,12 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
-from streams import feature_batch
 from streams.contract import FEATURES, LinkcastError
+from streams.features import record_batch
+from streams.features.partition import Advanced, advance
+from streams.features.stream_table import STREAMS_MAX, StreamTable
+from streams.group.recovery import REBUILD_MS
 from streams.kafka import KafkaSettings, await_broker, read_to_end
-from streams.partition import Advanced, advance
-from streams.recovery import REBUILD_MS
-from streams.stream_table import STREAMS_MAX, StreamTable
 
 SHOWN_MAX = 20
 _CLOCKS_APART_MS = 7_200_000
@@ -123,7 +123,7 @@ async def _live(consumer: AIOKafkaConsumer, tp: TopicPartition, span: _Span, fro
     start = await _offset_at(consumer, tp, from_ms - _CLOCKS_APART_MS)
     async for records in read_to_end(consumer, tp, start=start, records_max=8_192):
         for record in records:
-            table = feature_batch.decode(record.value)
+            table = record_batch.decode(record.value)
             offset = table["offset"].to_numpy()
             is_within = (span.first <= offset) & (offset < span.end)
             if is_within.any():

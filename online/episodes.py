@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.compiled import inlined, kernel
-from streams.snapshot import Chunks, Part, put
+from streams.features.snapshot import Chunks, Part, put
 
 CHANGES = ("", "opened", "worsened", "eased", "closed")
 """What an event changed, by the code that `advance` returns for it; the words of `contract.Change`."""

@@ -26,8 +26,8 @@ settings.load_profile("busy machine")
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile once, before xdist starts processes that would all do it at the same time."""
     if not hasattr(session.config, "workerinput"):
-        from online.prediction_json import compile_encoder
-        from streams.stream_table import compile_kernel
+        from online.worker.prediction_json import compile_encoder
+        from streams.features.stream_table import compile_kernel
 
         compile_kernel()
         compile_encoder()

@@ -17,7 +17,7 @@ from bench.peers.machine import Usage, between
 from bench.peers.means_json import MeansWriter
 from infra.command import main
 from infra.commands.bench.peers import command
-from streams.snapshot import Manifest
+from streams.features.snapshot import Manifest
 
 
 def test_peers_checks_every_value_before_it_says_a_figure():

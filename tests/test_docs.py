@@ -14,8 +14,8 @@ from prometheus_client import REGISTRY
 from infra.command import SUBCOMMANDS, load
 from streams import measures
 from streams.contract import CLASSES, FEATURES, DeadReason, MetricEvent
-from streams.events import parse
-from streams.labels import DEFAULT_RULES
+from streams.features.labels import DEFAULT_RULES
+from streams.wire.events import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

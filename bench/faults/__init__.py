@@ -22,9 +22,9 @@ from bench.faults.models import loader
 from bench.faults.oracle import Verdict, judge
 from bench.faults.scenario import Fault, FaultDidNotFire, Scenario, fed
 from infra.broker.process import EmbeddedBroker, PortTaken
-from online.prediction_json import compile_encoder
+from online.worker.prediction_json import compile_encoder
+from streams.features.stream_table import compile_kernel
 from streams.kafka import KafkaSettings
-from streams.stream_table import compile_kernel
 
 PORTS = range(20_000, 30_000)
 """Below those that Linux and others give to whoever asks for any, as each worker does for its health."""

@@ -24,10 +24,10 @@ import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 
 from bench.faults.arrow_bombs import bombs
-from streams.arrow_sweep import CONTENT_TYPE, SCHEMA, encode
 from streams.contract import METRICS, MetricEvent
-from streams.decode import Rejected, decode
-from streams.records import Taken
+from streams.wire.arrow_sweep import CONTENT_TYPE, SCHEMA, encode
+from streams.wire.decode import Rejected, decode
+from streams.wire.records import Taken
 
 START_MS = 1_700_000_000_000
 SWEEPS = 12

@@ -25,13 +25,13 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
-from streams import packed, unpacked
 from streams.contract import METRICS
-from streams.decode import decode
-from streams.events import FUTURE_MS_MAX, decode_events, flaw, metrics_of
-from streams.fetched import read
-from streams.scan import ELEMENT, ID_END, ID_START, RECORD, TS, scan
-from streams.spans import Spans
+from streams.wire import packed, unpacked
+from streams.wire.decode import decode
+from streams.wire.events import FUTURE_MS_MAX, decode_events, flaw, metrics_of
+from streams.wire.fetched import read
+from streams.wire.scan import ELEMENT, ID_END, ID_START, RECORD, TS, scan
+from streams.wire.spans import Spans
 
 NOW_MS = 1_767_225_600_000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -343,7 +343,7 @@ CASES: tuple[Callable[[random.Random], None], ...] = (
 
 def run(seed: int, cases: Iterable[int], under_way: "Synchronized[int] | None" = None) -> int:
     """Run cases by number, and return how many. Raises what is wrong with one, and says which it is."""
-    logging.getLogger("streams.fetched").setLevel(logging.CRITICAL)  # a batch that is given up is no news here
+    logging.getLogger("streams.wire.fetched").setLevel(logging.CRITICAL)  # a batch that is given up is no news here
     n = 0
     for case in cases:
         if under_way is not None:

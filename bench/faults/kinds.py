@@ -13,9 +13,9 @@ from bench.faults import feed
 from bench.faults.oracle import read
 from bench.faults.proxy import Proxy, proxied
 from bench.faults.scenario import FaultDidNotFire, Scenario
-from streams.failpoints import STEPS
-from streams.snapshot import manifest_in
-from streams.state_topic import key_of, of_group
+from streams.features.snapshot import manifest_in
+from streams.group.failpoints import STEPS
+from streams.group.state_topic import key_of, of_group
 
 Tampering = Callable[[bytes, random.Random], bytes | None]
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from bench import score
 from bench.faults.feed import START_MS
-from online.bundle import Calibration, Training, load_bundle, write_bundle
-from online.keys import load_or_create_key, load_trusted_keys
-from online.scoring import Scorer
+from online.models.bundle import Calibration, Training, load_bundle, write_bundle
+from online.models.keys import load_or_create_key, load_trusted_keys
+from online.models.scoring import Scorer
 
 
 def bundles(home: Path, seed: int) -> Iterator[Path]:

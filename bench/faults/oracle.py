@@ -11,16 +11,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from bench.faults.feed import PARTITIONS
-from online.champion import Champion
 from online.episodes import Episodes
-from online.scoring import Scorer
-from online.worker import ScoredPartition
+from online.models.champion import Champion
+from online.models.scoring import Scorer
+from online.worker.partition import ScoredPartition
 from streams.contract import FEATURES
-from streams.feature_batch import decode
+from streams.features.record_batch import decode
+from streams.features.snapshot import Chunks, SnapshotRefused, chunks_in, ids_in, manifest_in
+from streams.features.stream_table import StreamTable
+from streams.group.state_topic import TURNS, of_group
 from streams.kafka import KafkaSettings
-from streams.snapshot import Chunks, SnapshotRefused, chunks_in, ids_in, manifest_in
-from streams.state_topic import TURNS, of_group
-from streams.stream_table import StreamTable
 
 OUTPUTS = ("predictions", "features", "metrics.dead")
 

@@ -20,7 +20,7 @@ from bench.faults.models import bundles
 from bench.faults.oracle import committed, read
 from infra.broker.process import EmbeddedBroker
 from infra.topics import apply_topics
-from online.publish import publish
+from online.models.publish import publish
 from streams.contract import LinkcastError
 from streams.kafka import KafkaSettings, await_broker
 

@@ -16,17 +16,18 @@ import numpy as np
 from bench.peers import pane_means
 from bench.peers.means_json import MeansWriter
 from bench.peers.pane_means import STREAMS_MAX, advance, empty, parts
-from streams import compiled, contract, snapshot
+from streams import compiled, contract
 from streams.contract import METRICS
-from streams.decode import compile_scanners, decode
-from streams.fingerprints import fingerprint
+from streams.features import snapshot
+from streams.features.fingerprints import fingerprint
+from streams.features.snapshot import Chunks, Manifest, check, ids_in, put, take
+from streams.features.stream_ids import StreamIds
+from streams.group.owner import Outputs, Owner
+from streams.group.runner import Membership, Runner
 from streams.kafka import KafkaSettings
-from streams.owner import Outputs, Owner
-from streams.packed import pack
-from streams.records import Record
-from streams.runner import Membership, Runner
-from streams.snapshot import Chunks, Manifest, check, ids_in, put, take
-from streams.stream_ids import StreamIds
+from streams.wire.decode import compile_scanners, decode
+from streams.wire.packed import pack
+from streams.wire.records import Record
 
 _LATENCY = METRICS.index("latency_p99")
 _CODE = fingerprint(pane_means, without=(compiled, contract, snapshot))

@@ -1,4 +1,4 @@
-"""The window job's records to JSON in one compiled pass, as `online.prediction_json` writes predictions.
+"""The window job's records to JSON in one compiled pass, as `online.worker.prediction_json` writes predictions.
 
 Means are fixed decimals, at most 9 behind the point: from 0.001 µs on that is exact to 5e-7. What is smaller, or too
 large for the integers in here, is written by Python and spliced in.
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.compiled import kernel
-from streams.packed import Packed
-from streams.spans import Arena, Spans, copy_bytes, put_fraction, put_int
+from streams.wire.packed import Packed
+from streams.wire.spans import Arena, Spans, copy_bytes, put_fraction, put_int
 
 _UNIT, _DECIMALS = 1_000_000_000, 9
 MEAN_MIN, MEAN_MAX = 1e-3, 1e9

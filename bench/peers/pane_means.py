@@ -1,6 +1,6 @@
 """The window job's state and kernel: 180 panes of 20 s a stream, and the sums of the windows that end with the newest.
 
-A record a stream, as in `streams.windows`: what an event reads of it lies together.
+A record a stream, as in `streams.features.windows`: what an event reads of it lies together.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streams.compiled import inlined, kernel
 from streams.contract import METRICS
-from streams.snapshot import Part
+from streams.features.snapshot import Part
 
 PANE_MS, PANES = 20_000, 180
 WINDOW_PANES = (15, 45, 180)

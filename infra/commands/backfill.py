@@ -28,10 +28,10 @@ def command(files: tuple[str, ...], out: Path, time_zone: str, rules: Path | Non
 
     from infra.progress import compiling, seldom
     from offline.backfill import backfill_files
-    from streams.labels import DEFAULT_RULES, load_rules
+    from streams.features.labels import DEFAULT_RULES, load_rules
 
     with compiling():
-        from streams.stream_table import compile_kernel
+        from streams.features.stream_table import compile_kernel
 
         compile_kernel()
     summary = backfill_files(

@@ -10,7 +10,7 @@ import click
 from infra.options import cluster_options, kafka_settings
 
 if TYPE_CHECKING:
-    from streams.sources.collect import Oddities, Reading
+    from streams.ingest.sources.collect import Oddities, Reading
 
 R = TypeVar("R")
 
@@ -83,8 +83,8 @@ def sysfs(root: Path, every: float, count: int | None, host: str | None, out: st
     \b
         linkcast collect sysfs --every 1s --count 3 --out -
     """
-    from streams.sources.collect import Oddities
-    from streams.sources.sysfs import Sysfs
+    from streams.ingest.sources.collect import Oddities
+    from streams.ingest.sources.sysfs import Sysfs
 
     odd = Oddities()
     source = Sysfs(root, host=host or _short_hostname(), odd=odd)
@@ -109,8 +109,8 @@ def perfquery(files: tuple[Path, ...], every: float, count: int, out: str | None
     """
     from functools import partial
 
-    from streams.sources.collect import Oddities, read_files
-    from streams.sources.perfquery import parse
+    from streams.ingest.sources.collect import Oddities, read_files
+    from streams.ingest.sources.perfquery import parse
 
     odd = Oddities()
     read = partial(read_files, files, partial(parse, odd=odd), odd)
@@ -138,8 +138,8 @@ def prometheus(
     """
     from functools import partial
 
-    from streams.sources.collect import Oddities, read_files
-    from streams.sources.prometheus import parse
+    from streams.ingest.sources.collect import Oddities, read_files
+    from streams.ingest.sources.prometheus import parse
 
     odd = Oddities()
     read = partial(read_files, files, partial(parse, host=host or _short_hostname(), odd=odd), odd)
@@ -163,8 +163,8 @@ def ufm(files: tuple[Path, ...], every: float, count: int, out: str | None, **cl
     """
     from functools import partial
 
-    from streams.sources.collect import Oddities, read_files
-    from streams.sources.ufm import parse
+    from streams.ingest.sources.collect import Oddities, read_files
+    from streams.ingest.sources.ufm import parse
 
     odd = Oddities()
     read = partial(read_files, files, partial(parse, odd=odd), odd)
@@ -190,7 +190,7 @@ def _run(
     import asyncio
     import json
 
-    from streams.sources.collect import collect, to_file, to_kafka
+    from streams.ingest.sources.collect import collect, to_file, to_kafka
 
     prefix = cluster.pop("prefix")
     sink = to_file(out) if out else to_kafka(kafka_settings(cluster), prefix)

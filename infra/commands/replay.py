@@ -13,7 +13,7 @@ from infra.options import kafka_options
 from streams.kafka import KafkaSettings
 
 if TYPE_CHECKING:
-    from streams.replay import Replay
+    from streams.ingest.replay import Replay
 
 
 class Speed(click.ParamType[float]):
@@ -64,8 +64,8 @@ async def _replay(
     import signal
     import time
 
-    from streams.producer import MetricsProducer
-    from streams.replay import Replay
+    from streams.ingest.producer import MetricsProducer
+    from streams.ingest.replay import Replay
 
     replay = Replay(speed=speed, limit=limit, warn=lambda words: click.echo(words, err=True))
     loop = asyncio.get_running_loop()

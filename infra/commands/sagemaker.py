@@ -139,7 +139,7 @@ def promote(
     from infra.sagemaker.deployment import EndpointSettings
     from infra.sagemaker.promotion import Clients, Promotion
     from infra.sagemaker.published import read
-    from online.keys import load_trusted_keys
+    from online.models.keys import load_trusted_keys
 
     settings = EndpointSettings(**of_endpoint)
     folder = read(kafka, prefix=prefix, version=version)

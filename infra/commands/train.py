@@ -72,11 +72,11 @@ def command(
         kafka = None
 
     from infra.progress import step
-    from offline.history import PARTS, base_rate, simulated_histories
+    from offline.history.simulated import PARTS, base_rate, simulated_histories
     from offline.simulator.fabric import Setting
-    from offline.train import train_bundle
-    from online.keys import load_or_create_key
-    from online.publish import publish as publish_bundle
+    from offline.training.train import train_bundle
+    from online.models.keys import load_or_create_key
+    from online.models.publish import publish as publish_bundle
     from streams.kafka import await_broker
 
     # What may be wrong with places and cluster is said before the minutes of work.

@@ -43,7 +43,7 @@ def command(
 
     from infra.progress import compiling, step
     from offline.verify import verify
-    from streams.stream_table import compile_kernel
+    from streams.features.stream_table import compile_kernel
 
     with compiling():
         compile_kernel()

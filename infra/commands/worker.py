@@ -77,12 +77,12 @@ def command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of its log we say ourselves
 
-    from online.keys import load_trusted_keys
-    from online.prediction_json import compile_encoder
-    from online.service import WorkerSettings, run_worker
-    from streams.calendar import transitions
-    from streams.labels import DEFAULT_RULES, load_rules
-    from streams.stream_table import compile_kernel
+    from online.models.keys import load_trusted_keys
+    from online.worker.prediction_json import compile_encoder
+    from online.worker.service import WorkerSettings, run_worker
+    from streams.features.calendar import transitions
+    from streams.features.labels import DEFAULT_RULES, load_rules
+    from streams.features.stream_table import compile_kernel
 
     # Before the group is joined: what is wrong here would be told there by another cause, or by the log alone.
     transitions(time_zone)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from offline.simulator.fabric import Block, Fabric
 from streams.contract import METRICS, MetricEvent, node_of
-from streams.events import has_metric
-from streams.producer import MetricsProducer
-from streams.sources import collect, perfquery, prometheus, ufm
+from streams.ingest.producer import MetricsProducer
+from streams.ingest.sources import collect, perfquery, prometheus, ufm
+from streams.wire.events import has_metric
 
 SAMPLES = Path(collect.__file__).with_name("samples")
 SAMPLE_PERIOD_S = 10.0

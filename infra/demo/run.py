@@ -22,10 +22,10 @@ from infra.demo.tally import Tally, watch
 from infra.demo.view import View, live
 from infra.topics import apply_topics
 from offline.simulator.fabric import Fabric, Setting
-from online.publish import publish
+from online.models.publish import publish
 from streams.contract import LinkcastError
+from streams.ingest.producer import MetricsProducer
 from streams.kafka import KafkaSettings
-from streams.producer import MetricsProducer
 
 PREFIX = "linkcast."
 PARTITIONS = 4

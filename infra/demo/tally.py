@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from offline.calls import Call, Report, report
+from offline.report.calls import Call, Report, report
 from offline.simulator.truth import Incident
 from streams.contract import Change
 from streams.kafka import KafkaSettings

@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.demo.tally import Seen, Tally
-from offline.calls import report
+from offline.dataset.targets import HORIZON_MS
+from offline.report.calls import report
 from offline.simulator.truth import Incident
-from offline.targets import HORIZON_MS
 
 ROWS_MAX = 12
 MINUTE_MS = 60_000

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from online.bundle import Bundle
+    from online.models.bundle import Bundle
 
 BODY_BYTES_MAX = 1 << 20
 CONNECTIONS_MAX = 128
@@ -77,7 +77,7 @@ class Model:
             # Here and not above: a second or two pass in these, and /ping has to answer meanwhile.
             from infra.sagemaker.rows import scored
             from infra.sagemaker.trust import from_environment
-            from online.bundle import load_bundle
+            from online.models.bundle import load_bundle
 
             bundle = load_bundle(_bundle_folder(folder), from_environment(environment))
             scored(bundle, golden_rows(bundle)[:1])  # the calibration's kernel gets compiled before a request waits

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from infra.sagemaker.deployment import GOLDEN_ERROR, METRICS_NAMESPACE, golden_dimensions
 from infra.sagemaker.endpoint import golden_rows
 from infra.sagemaker.rows import CONTENT_TYPE, Answer, scored
-from online.bundle import Bundle
+from online.models.bundle import Bundle
 from streams.contract import FEATURES
 
 

@@ -17,7 +17,7 @@ from infra.sagemaker.archive import archive, upload
 from infra.sagemaker.deployment import EndpointSettings, Request
 from infra.sagemaker.golden import Asked, ask_golden, publish
 from infra.sagemaker.trust import as_pem
-from online.bundle import Bundle, load_bundle
+from online.models.bundle import Bundle, load_bundle
 from streams.contract import LinkcastError
 
 POLL_S = 30.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from online.publish import folder_of
+from online.models.publish import folder_of
 from streams.contract import LinkcastError, ModelManifest
 from streams.kafka import KafkaSettings, await_broker, consuming, read_to_end
 

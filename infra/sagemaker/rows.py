@@ -14,8 +14,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from online.bundle import Bundle
-from online.scoring import calibrated
+from online.models.bundle import Bundle
+from online.models.scoring import calibrated
 from streams.contract import CLASSES, FEATURES, LinkcastError
 
 CONTENT_TYPE = "application/json"
@@ -82,7 +82,7 @@ def read_rows(content_type: str | None, body: bytes) -> tuple[NDArray[np.float32
 
 
 def scored(bundle: Bundle, X: NDArray[np.float32]) -> list[Answer]:
-    """Score rows, shape (n, 24), by both boosters, as `online.scoring.Scorer` does."""
+    """Score rows, shape (n, 24), by both boosters, as `online.models.scoring.Scorer` does."""
     scores = calibrated(bundle.manifest.calibration, bundle.classifier.margins(X), bundle.risk.margins(X))
     assert scores.probabilities is not None  # only the rules have none
     answers = zip(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from online.keys import KeyRefused, public_key
+from online.models.keys import KeyRefused, public_key
 
 TRUSTED_PEM = "LINKCAST_TRUSTED_PEM"
 KEYS_MAX = 9

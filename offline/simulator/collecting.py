@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from offline.simulator.hardware import Collection
 from offline.simulator.ports import Readings, State
 from streams.contract import METRICS
-from streams.sources.counters import Samples, deltas
-from streams.sources.metrics import LinkState, metrics
+from streams.ingest.sources.counters import Samples, deltas
+from streams.ingest.sources.metrics import LinkState, metrics
 
 
 class LastRead(NamedTuple):

@@ -9,7 +9,7 @@ from offline.simulator.draws import draws
 from offline.simulator.parameters import Parameters
 from offline.simulator.ports import Physics, Ports, State
 from offline.simulator.topology import Topology
-from streams.sources.counters import BITS, COUNTERS, INDEX
+from streams.ingest.sources.counters import BITS, COUNTERS, INDEX
 
 STICKS = np.array([counter.kind == "stick" for counter in COUNTERS])
 _IS_NARROW = STICKS & (BITS <= 16)

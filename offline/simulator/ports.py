@@ -1,8 +1,9 @@
 """One loop over ports and samples: what each port's counters show, and what a prober sees, from the effects on it.
 
 Counters first: the loop moves counters as hardware does (widths, wraps, stuck maxima, resets), and the metrics come
-from them by the same code that reads real ports (`streams.sources`). Randomness is counter-based: draw d of port p
-at tick k is a hash of the three (splitmix64: Steele, Lea, Flood, OOPSLA 2014), so no cut of time or ports changes it.
+from them by the same code that reads real ports (`streams.ingest.sources`). Randomness is counter-based: draw d of
+port p at tick k is a hash of the three (splitmix64: Steele, Lea, Flood, OOPSLA 2014), so no cut of time or ports
+changes it.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from offline.simulator import segments as effect
 from streams.compiled import inlined, kernel
-from streams.sources.counters import INDEX
+from streams.ingest.sources.counters import INDEX
 
 
 class Ports(NamedTuple):

@@ -15,8 +15,8 @@ import pytest
 
 from bench.faults import bench, feed, kinds, proxy
 from bench.faults.scenario import FaultDidNotFire, Worker
-from streams.failpoints import STEPS
-from streams.snapshot import Manifest, SnapshotRefused, checksums, chunks_in, records
+from streams.features.snapshot import Manifest, SnapshotRefused, checksums, chunks_in, records
+from streams.group.failpoints import STEPS
 
 SEED = 20_261_123
 
@@ -39,7 +39,7 @@ def test_faults_of_several_kinds_lose_nothing_and_get_nothing_wrong():
 
 
 def run(fail_at: str, step: str, times: int) -> int:
-    code = f"from streams.failpoints import reached\nfor _ in range({times}): reached({step!r})"
+    code = f"from streams.group.failpoints import reached\nfor _ in range({times}): reached({step!r})"
     environment = os.environ | {"LINKCAST_FAIL_AT": fail_at}
     return subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL).returncode
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from infra.command import main
 from streams.contract import MetricEvent
-from streams.sources import collect
+from streams.ingest.sources import collect
 
 DATA = Path(collect.__file__).with_name("samples")
 EVENTS = msgspec.json.Decoder(MetricEvent)

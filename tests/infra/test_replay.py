@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from streams.contract import MetricEvent, node_of
-from streams.producer import MetricsProducer
-from streams.recordings import read
-from streams.replay import Replay, sweeps
+from streams.ingest.producer import MetricsProducer
+from streams.ingest.recordings import read
+from streams.ingest.replay import Replay, sweeps
 
 T = 1_760_000_000_000
 EVENTS = [

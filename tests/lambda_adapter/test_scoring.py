@@ -221,7 +221,7 @@ def workers_score(operands):
     import numpy as np
 
     from streams.contract import CLASSES
-    from streams.labels import OPERAND_ROW, OPERANDS, compiled, first_match, load_rules, rule_risk
+    from streams.features.labels import OPERAND_ROW, OPERANDS, compiled, first_match, load_rules, rule_risk
 
     table = load_rules()
     row, kernel = np.zeros(1, OPERAND_ROW), compiled(table)[0]

@@ -10,11 +10,11 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from offline.verify import NothingToVerify, verify
-from streams import feature_batch
 from streams.contract import MetricEvent
+from streams.features import record_batch
+from streams.features.partition import advance
+from streams.features.stream_table import StreamTable
 from streams.kafka import KafkaSettings
-from streams.partition import advance
-from streams.stream_table import StreamTable
 from tests.streams.strategies import T0
 
 EVENTS = [
@@ -37,7 +37,7 @@ async def live_run(kafka: KafkaSettings, prefix: str, consume_all, *, flip: bool
             rows = advance(table, records[first : first + 150])
             if flip and first == 150:
                 rows.rows.features[3, 5] = np.nextafter(rows.rows.features[3, 5], np.float32(np.inf))
-            (value,) = feature_batch.encode(rows.slot, table.streams, rows.ts, rows.rows, rows.offset, rows.element)
+            (value,) = record_batch.encode(rows.slot, table.streams, rows.ts, rows.rows, rows.offset, rows.element)
             if drop and first == 150:
                 value = shortened(value, drop)
             await producer.send_and_wait(f"{prefix}features", value, partition=1)
@@ -46,7 +46,7 @@ async def live_run(kafka: KafkaSettings, prefix: str, consume_all, *, flip: bool
 
 
 def shortened(value: bytes, rows: int) -> bytes:
-    table = feature_batch.decode(value)
+    table = record_batch.decode(value)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table.slice(0, len(table) - rows))

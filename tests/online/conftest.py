@@ -5,7 +5,7 @@ import pytest
 import xgboost as xgb
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from online.bundle import Calibration, Training, write_bundle
+from online.models.bundle import Calibration, Training, write_bundle
 
 CREATED_AT_MS = 1_795_392_000_000  # 2026-11-23
 

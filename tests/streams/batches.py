@@ -8,7 +8,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from bench.faults.hostile_bytes import varint
-from streams.records import Taken
+from streams.wire.records import Taken
 
 NOW_MS = 1_767_225_600_000
 

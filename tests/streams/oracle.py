@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from streams.contract import MetricEvent
-from streams.decode import FUTURE_MS_MAX, VALUE_BYTES_MAX, Record, Rejected, event_bytes
-from streams.events import decode_events, elements_of, flaw, metrics_of, parse
+from streams.wire.decode import FUTURE_MS_MAX, VALUE_BYTES_MAX, Record, Rejected, event_bytes
+from streams.wire.events import decode_events, elements_of, flaw, metrics_of, parse
 
 Place = tuple[int, int]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from streams import compiled, panes, windows
+from streams import compiled
 from streams.compiled import NumbaRefused, kernel, own_imports
+from streams.features import panes, windows
 
 ROOT = Path(__file__).parents[2]
 PROBE = f"""

@@ -11,7 +11,7 @@ import pytest
 
 from streams import asyncapi, contract
 from streams.contract import Called, FalseEpisodes, Placebo, Scorecard, Unit
-from streams.feature_batch import SCHEMA
+from streams.features.record_batch import SCHEMA
 from streams.topics import MIB, RESERVED, TOPICS
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaTimeoutError
 
 from streams import kafka as streams_kafka
+from streams.group.outlet import ExactlyOnce
+from streams.group.state_topic import StateTopic
 from streams.kafka import KafkaRefused, KafkaSettings, KafkaUnreachable, await_broker, why_no_answer
-from streams.outlet import ExactlyOnce
-from streams.state_topic import StateTopic
 
 
 def test_a_plain_cluster_needs_nothing_but_its_addresses():

@@ -5,7 +5,7 @@ from unittest.mock import AsyncMock
 from aiokafka import TopicPartition
 from prometheus_client import REGISTRY
 
-from streams.task import Task
+from streams.group.task import Task
 
 GAUGES = ("linkcast_lag_records", "linkcast_streams", "linkcast_rebuilding_records")
 PARTITION = 4_711  # no other test has it

@@ -12,7 +12,7 @@ from moto import mock_aws
 
 from infra.sagemaker.endpoint import Endpoint, Model
 from infra.sagemaker.trust import TRUSTED_PEM, as_pem
-from online.bundle import load_bundle
+from online.models.bundle import load_bundle
 from tests.online.conftest import signing_key, trained, write  # noqa: F401
 
 

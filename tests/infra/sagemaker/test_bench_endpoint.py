@@ -6,7 +6,7 @@ import pytest
 
 from bench import endpoint
 from infra.sagemaker.rows import answered
-from online.bundle import load_bundle
+from online.models.bundle import load_bundle
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from infra.sagemaker import rows
 from infra.sagemaker.endpoint import BODY_BYTES_MAX, CONNECTIONS_MAX, Model
 from infra.sagemaker.trust import TRUSTED_PEM, as_pem
-from online.bundle import Manifest, load_bundle
-from online.scoring import Scorer
+from online.models.bundle import Manifest, load_bundle
+from online.models.scoring import Scorer
 from streams.contract import CLASSES, FEATURES
-from streams.features import Rows
+from streams.features.kernel import Rows
 from tests.infra.sagemaker.conftest import Asker, serving
 
 

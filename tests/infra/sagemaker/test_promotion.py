@@ -23,7 +23,7 @@ from infra.sagemaker.golden import ask_golden, publish
 from infra.sagemaker.promotion import Clients, Promotion, PromotionFailed
 from infra.sagemaker.rows import answered
 from infra.sagemaker.trust import as_pem
-from online.bundle import BundleRefused, load_bundle
+from online.models.bundle import BundleRefused, load_bundle
 
 SETTINGS = EndpointSettings(
     endpoint="fabric",

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from infra.command import main
 from infra.sagemaker import promotion
 from infra.sagemaker.published import NotPublished, published
-from online.publish import publish
+from online.models.publish import publish
 from tests.infra.sagemaker.test_promotion import Instances, everything
 
 SUBMIT = (

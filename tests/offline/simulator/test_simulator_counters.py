@@ -11,7 +11,7 @@ from offline.simulator.fabric import Fabric, Setting
 from offline.simulator.parameters import TRUE
 from offline.simulator.segments import Segment, columns, painted
 from streams.contract import METRICS
-from streams.sources.counters import COUNTERS, INDEX
+from streams.ingest.sources.counters import COUNTERS, INDEX
 
 PERIOD_MS, N_TICKS = 30_000, 20
 

@@ -1,0 +1,58 @@
+"""What the Kafka shell asks of the one object that holds a partition's state. Nothing here knows Kafka's client."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from streams.features.partition import Message
+from streams.features.snapshot import Chunks, Manifest
+from streams.wire.packed import Packed
+from streams.wire.records import Record
+
+Messages = Mapping[str, Packed | Sequence[Message]]
+"""What is to be sent, by topic without the prefix."""
+
+
+class Outputs(NamedTuple):
+    """What one batch of records gave: messages, and what the events became."""
+
+    messages: Messages
+    became: dict[str, int]
+    dead: dict[str, int]
+    streams: int
+
+
+class Owner(Protocol):
+    """The owner of one partition. `advance` is deterministic: the same records and turns give the same bytes."""
+
+    topics: tuple[str, ...]
+    """Where its outputs go, without the prefix: each must have a partition of the same number."""
+
+    def advance(self, records: Sequence[Record]) -> Outputs:
+        """Take the next records in log order; may run in a thread. No turn lies within one call's records."""
+        ...
+
+    def flush(self) -> Messages:
+        """Return what was held back so that it goes out in larger pieces; the shell commits after it."""
+        return {}
+
+    def take(self) -> tuple[Chunks, dict[str, Any]]:
+        """Copy what changed since the last call, and say what the manifest is to say of it; fast."""
+        ...
+
+    def restore(self, manifest: Manifest, chunks: Chunks) -> None:
+        """Take over a snapshot's state; raises `SnapshotRefused` where that is not possible."""
+        ...
+
+    def turns(self) -> Sequence[int]:
+        """Return the offsets from which something else than the log takes effect, as a new model: batches end there."""
+        return ()
+
+    def turn(self, offset: int) -> bytes | None:
+        """Let what is new take effect from `offset` on; return what has to be on record before any output rests on it.
+
+        None where nothing is new. The record replaces the one before.
+        """
+        return None
+
+    def recall(self, turns: bytes) -> None:
+        """Take the same turns at the same offsets as whoever wrote this record."""
