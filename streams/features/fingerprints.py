@@ -35,11 +35,22 @@ def fingerprint(module: ModuleType, *, without: Iterable[ModuleType]) -> str:
     from one counts by its value. `ValueError` for what else comes from one and is no function and no class.
     """
     left_out = {_file_of(other) for other in without}
-    trees = [ast.parse(file.read_bytes()) for file in own_imports(_file_of(module), without=left_out)]
+    trees = [_parsed(file.read_bytes()) for file in own_imports(_file_of(module), without=left_out)]
     # By content alone: neither the names of files nor their order count, nor how many of them say nothing.
     said = sorted(text for tree in trees if (text := meaning(tree)))
     constants = sorted({line for tree in trees for line in _constants(tree, left_out)})
     return hashlib.sha256("\n".join([*said, *constants]).encode()).hexdigest()
+
+
+def _parsed(source: bytes) -> ast.Module:
+    for _ in range(8):
+        try:
+            return ast.parse(source)
+        except SystemError:  # noqa: PERF203
+            # CPython 3.11 counts a tree's depth for all threads together (python/cpython#106905): whoever is
+            # interrupted by another that parses fails, and a worker ended so at its start.
+            continue
+    return ast.parse(source)
 
 
 def _file_of(module: ModuleType) -> Path:

@@ -130,3 +130,18 @@ def test_a_moved_module_drops_no_bundle(tmp_path) -> None:
     )  # fmt: skip
 
     assert done.stdout.strip() == fresh_features_sha256()
+
+
+def test_a_parser_that_another_thread_has_confused_is_asked_again(monkeypatch) -> None:
+    expected, parse, asked = fresh_features_sha256(), ast.parse, []
+
+    def confused_at_first(source: bytes) -> ast.Module:
+        asked.append(source)
+        if len(asked) == 1:
+            raise SystemError("AST constructor recursion depth mismatch (before=177, after=228)")
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", confused_at_first)
+
+    assert fresh_features_sha256() == expected
+    assert asked[0] == asked[1]
