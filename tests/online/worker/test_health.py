@@ -44,8 +44,11 @@ def test_whoever_says_a_byte_now_and_then_is_hung_up_on_all_the_same(capfd) -> N
         socket.create_connection(("127.0.0.1", port)) as slow,
     ):
         slow.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        sent = 0
         while not select.select([slow], [], [], 0.01)[0]:
             slow.sendall(b"x")
+            sent += 1
+            assert sent < 1_000  # 10 s and more
         with contextlib.suppress(ConnectionError):
             assert slow.recv(1) == b""
 
