@@ -46,7 +46,7 @@ def _parsed(source: bytes) -> ast.Module:
     for _ in range(8):
         try:
             return ast.parse(source)
-        except SystemError:  # noqa: PERF203
+        except SystemError:
             # CPython 3.11 counts a tree's depth for all threads together (python/cpython#106905): whoever is
             # interrupted by another that parses fails, and a worker ended so at its start.
             continue
