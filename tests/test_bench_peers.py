@@ -83,14 +83,14 @@ def test_linkcast_gives_the_reference_also_across_a_snapshot():
 
 
 def test_linkcast_gives_no_mean_for_what_is_no_event_or_has_no_latency():
-    bad = [b"{", b'{"v":1,"stream_id":"a/1","ts":40000,"utilization":5.0}', None]
-    good = b'{"v":1,"stream_id":"a/1","ts":60000,"latency_p99":5.0}'
+    bad = [b"{", b'{"v":1,"stream_id":"a/1","ts":1763900040000,"utilization":5.0}', None]
+    good = b'{"v":1,"stream_id":"a/1","ts":1763900060000,"latency_p99":5.0}'
 
     outputs = WindowedPartition("out").advance([Fetched(b"a/1", value) for value in (*bad, good)])
 
     [message] = outputs.messages["out"]
     assert json.loads(message.value) == {
-        "stream_id": "a/1", "ts": 60_000, "mean_5m": 5.0, "mean_15m": 5.0, "mean_60m": 5.0,
+        "stream_id": "a/1", "ts": 1_763_900_060_000, "mean_5m": 5.0, "mean_15m": 5.0, "mean_60m": 5.0,
     }  # fmt: skip
     assert (outputs.became, outputs.dead) == ({"row": 1, "dead": 3}, {"not_json": 1, "tombstone": 1})
 

@@ -15,7 +15,7 @@ from streams import contract
 from streams.features import baselines, calendar, kernel, labels, panes, prefetch, windows
 from streams.features.fingerprints import features_sha256, meaning
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 fresh_features_sha256 = features_sha256.__wrapped__
 SOURCE = '''"""Means."""
 

@@ -4,7 +4,7 @@ import math
 import msgspec
 import pytest
 
-from streams.contract import MetricEvent
+from streams.contract import EVENT_TIME_MS_MIN, MetricEvent
 from streams.ingest.sources.collect import Collector, NotWritable, Oddities, Reading, samples, to_file
 from streams.ingest.sources.sysfs import Sysfs
 
@@ -205,7 +205,7 @@ async def test_samples_stop_after_the_one_under_way():
 
 async def test_a_file_that_takes_no_more_holds_whole_samples(tmp_path, room_for):
     path = tmp_path / "events.jsonl"
-    sample = [MetricEvent(stream_id=f"gpu7/{i}", ts=i) for i in range(4)]
+    sample = [MetricEvent(stream_id=f"gpu7/{i}", ts=EVENT_TIME_MS_MIN + i) for i in range(4)]
     async with to_file(str(path)) as put:
         await put(sample)
         whole = path.read_bytes()
