@@ -40,8 +40,10 @@ demo: .venv/demo  ## real Kafka, a simulated fabric, a fresh model, a fault call
 test: .venv/dev  ## tests, doctests and small benchmarks
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-faults: .venv/dev  ## 252 faults against real workers and brokers, one table; ARGS="--seed N --tries N --kind NAME"
+test-faults: .venv/dev  ## 252 faults against real workers and brokers, one table, then bytes that lie for 4 min; ARGS="--seed N --tries N --kind NAME" FUZZ="--seed N --seconds N"
 	@$(BIN)/python -m bench.faults $(ARGS)
+	@$(BIN)/python -m bench.faults.hostile_bytes --seconds 120 $(FUZZ)
+	@$(BIN)/python -m bench.faults.arrow_sweeps --seconds 120 $(FUZZ)
 
 lint: .venv/dev  ## format, lint, strict types, import rules
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=. $(BIN)/lint-imports --no-cache
