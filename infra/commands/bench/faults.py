@@ -13,8 +13,8 @@ def command(seed: int, as_json: bool) -> None:
     """Break real workers on real brokers in every way we know, and compare all that they left with a replay.
 
     The suite of 'make test-faults', where a single kind can be chosen and bytes that lie follow; takes about half an
-    hour. Prints what was tried, lost, wrong and repeated; exits with 1 if an output is lost, any output, state or offset
-    wrong, or one repeated where it should come exactly once.
+    hour. Prints what was tried, lost, wrong and repeated; exits with 1 if an output is lost, any output, state or
+    offset wrong, or one repeated where it should come exactly once.
 
     \b
         linkcast bench faults --json
