@@ -48,13 +48,13 @@ class FaultyAws:
         self.alerts_twice = Counter[str]()  # sent by somebody who could have known that they were
         self.faults, self.asked, self.scored = Counter[str](), 0, 0
         self.invalid = 0  # requests that DynamoDB would refuse, whoever tries
-        self._random, self._turn = random.Random(seed), Lock()
+        self._random, self._lock = random.Random(seed), Lock()
         self._moto("DynamoDB_20120810.CreateTable", json.dumps({"TableName": TABLE, **DEFINITION}).encode())
 
     def answer(self, target: str, path: str, body: bytes) -> Answer:
         """Answer one request; `target` is its x-amz-target."""
         service = "sagemaker" if path.startswith("/endpoints/") else target.partition(".")[0]
-        with self._turn:
+        with self._lock:
             fault = self._fault(service)
         if fault in _AT_ONCE:
             return _refusal(fault)
@@ -62,7 +62,7 @@ class FaultyAws:
             time.sleep(LATE_S)
         if fault == "never":
             return _refusal("503")
-        with self._turn:  # DynamoDB's conditional writes are atomic, moto's are not
+        with self._lock:  # DynamoDB's conditional writes are atomic, moto's are not
             answer = self._done(service, target, body, is_heard=fault is None)
         if fault == "answered late":
             time.sleep(LATE_S)

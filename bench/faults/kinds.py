@@ -21,7 +21,7 @@ Tampering = Callable[[bytes, random.Random], bytes | None]
 
 AT_HANDOVER = ("snapshot_taken", "snapshot_half_sent", "snapshot_sent", "snapshot_written")
 """Steps that a stop comes to at once, and a running worker every 10 s."""
-AT_NEW_MODEL = "turn_noted"
+AT_NEW_MODEL = "schedule_written"
 """The step that only the first worker on a topic comes to, and one with a new model."""
 EXACTLY_ONCE = "offsets_sent"
 """The step that only a worker with transactional outputs comes to."""

@@ -19,7 +19,7 @@ from streams.contract import FEATURES
 from streams.features.record_batch import decode
 from streams.features.snapshot import Chunks, SnapshotRefused, chunks_in, ids_in, manifest_in
 from streams.features.stream_table import StreamTable
-from streams.group.state_topic import TURNS, of_group
+from streams.group.state_topic import SCHEDULE, of_group
 from streams.kafka import KafkaSettings
 
 OUTPUTS = ("predictions", "features", "metrics.dead")
@@ -55,8 +55,8 @@ async def judge(
     for p, records in log.items():
         newest = of_group(group, {record.key: record.value for record in state[p]})
         owner = ScoredPartition(p, topic=f"{prefix}metrics", table=StreamTable(), champion=champion)
-        owner.recall(newest[TURNS])
-        batches = _cut(records, owner.turns(), rng)
+        owner.restore_schedule(newest[SCHEDULE])
+        batches = _cut(records, owner.switch_offsets(), rng)
         for messages_by_topic in (*(owner.advance(batch).messages for batch in batches), owner.flush()):
             for topic, messages in messages_by_topic.items():
                 for message in messages:
@@ -110,10 +110,10 @@ async def committed(kafka: KafkaSettings, group: str, topic: str) -> dict[int, i
     return {tp.partition: at.offset for tp, at in offsets.items() if tp.topic == topic}
 
 
-def _cut(records: list[Any], turns: Sequence[int], rng: random.Random) -> Iterator[list[Any]]:
+def _cut(records: list[Any], switch_offsets: Sequence[int], rng: random.Random) -> Iterator[list[Any]]:
     """Yield batches of any size, of which none has two models."""
     offsets = [record.offset for record in records]
-    edges = [bisect.bisect_left(offsets, turn) for turn in turns]
+    edges = [bisect.bisect_left(offsets, offset) for offset in switch_offsets]
     begin = 0
     while begin < len(records):
         end = min([begin + rng.randint(1, 2_000), *(edge for edge in edges if edge > begin)])

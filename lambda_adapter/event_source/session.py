@@ -41,7 +41,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         self._broken: list[BaseException] = []  # by what a task of ours, or a call of aiokafka's, came to its end
         self._changed = asyncio.Event()
         # Held where positions are looked at or committed, so that none is looked at between one owner and the next.
-        self._turn = asyncio.Lock()
+        self._positions_lock = asyncio.Lock()
         self._forget()
 
     async def run(self, topic: str, stop: asyncio.Event, *, is_once: bool) -> None:
@@ -90,7 +90,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
             if await self._is_past_the_ends():
                 return
             if (wait_s := commit_at - time.monotonic()) <= 0:
-                async with self._turn:
+                async with self._positions_lock:
                     await self._commit()
                 wait_s, commit_at = COMMIT_S, time.monotonic() + COMMIT_S
             with contextlib.suppress(TimeoutError):
@@ -130,7 +130,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         """Whether all that our partitions held when they were given to us is over, and that was all we were to do."""
         if self._ends is None:
             return False
-        async with self._turn:
+        async with self._positions_lock:
             ours = self._consumer.assignment() if self._is_open else ()
             with contextlib.suppress(IllegalStateError):  # revoked meanwhile
                 return bool(ours) and all([await self._over(tp) >= self._ends[tp] for tp in ours])
@@ -167,7 +167,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is u
         self._deliverer.leaving.set()
         if self._deliveries:
             await asyncio.wait(set(self._deliveries))
-        async with self._turn:
+        async with self._positions_lock:
             try:
                 await self._commit()
             except KafkaError as error:

@@ -26,7 +26,7 @@ class Champion:
         """Reads a model by its version; set by whoever knows where models are."""
 
     def becomes(self, scorer: Scorer | RulesScorer) -> None:
-        """Let another score from the next turn on."""
+        """Let another score from each partition's next switch on."""
         self._remember(scorer.version, scorer)
         self.scorer = scorer
 

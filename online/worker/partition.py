@@ -12,7 +12,7 @@ from online.episodes import CHANGES, Episodes, episode_id
 from online.models.champion import Champion
 from online.models.scoring import RulesScorer, Scorer, Scores
 from online.worker.prediction_json import PredictionWriter
-from online.worker.schedule import Turns
+from online.worker.schedule import Schedule
 from streams.contract import CLASSES, Prediction
 from streams.features import record_batch
 from streams.features.fingerprints import features_sha256
@@ -46,7 +46,7 @@ class ScoredPartition(Owner):
         self._ids_written = 0  # of the table's ids, how many stand in the snapshot
         self._seen = self._forgotten_at = 0  # ms, by the broker's clock
         self._episodes = Episodes()
-        self._turns = Turns()
+        self._schedule = Schedule()
         self._held: list[Advanced] = []  # whose features are not put out yet
         self._rows_held = 0
         self._writer = PredictionWriter(number)
@@ -60,7 +60,7 @@ class ScoredPartition(Owner):
         return chunks, {
             "feature_code": features_sha256(),
             "streams": len(ids),
-            "model": self._turns.model_at(sys.maxsize) or self._champion.scorer.version,
+            "model": self._schedule.model_at(sys.maxsize) or self._champion.scorer.version,
         }
 
     def _forget_idle(self) -> None:
@@ -80,17 +80,17 @@ class ScoredPartition(Owner):
         self._ids_written = min([self._ids_written, *retaken])
         retaken.clear()
 
-    def turns(self) -> Sequence[int]:
+    def switch_offsets(self) -> Sequence[int]:
         """Return the offsets from which another model scores."""
-        return self._turns.offsets
+        return self._schedule.offsets
 
-    def turn(self, offset: int) -> bytes | None:
-        """Let the champion of the moment score from `offset` on; return what has to be on record first."""
-        return self._turns.take(offset, self._champion.scorer.version)
+    def switch(self, offset: int) -> bytes | None:
+        """Let the champion of the moment score from `offset` on; return the schedule that has to be on record first."""
+        return self._schedule.switch(offset, self._champion.scorer.version)
 
-    def recall(self, turns: bytes) -> None:
+    def restore_schedule(self, record: bytes) -> None:
         """Let the same models score as before."""
-        self._turns.recall(turns)
+        self._schedule.restore(record)
 
     def restore(self, manifest: Manifest, chunks: Chunks) -> None:
         """Go on from a snapshot; `SnapshotRefused` if other code made it."""
@@ -131,7 +131,7 @@ class ScoredPartition(Owner):
         return Outputs(messages, became, dead, streams=len(self._table.streams))
 
     def _scorer(self, offset: int) -> Scorer | RulesScorer:
-        model = self._turns.model_at(offset)
+        model = self._schedule.model_at(offset)
         return self._champion.scorer if model is None else self._champion.named(model)
 
     def _features(self, advanced: Advanced) -> list[Message]:

@@ -14,7 +14,7 @@ STEPS = (
     "before_gather",  # all outputs are with the producer, their acknowledgements are awaited next
     "before_commit",  # all are acknowledged
     "offsets_sent",  # exactly once: the offset is in the transaction, which is open
-    "turn_noted",  # which model scores from here on is on record, and nothing that rests on it is sent
+    "schedule_written",  # which model scores from here on is on record, and nothing that rests on it is sent
     "committed",  # the group's offset has moved
     "snapshot_taken",  # a copy of the state is made
     "snapshot_half_sent",  # the transaction is open and half of the chunks are with the producer

@@ -22,13 +22,13 @@ class Outputs(NamedTuple):
 
 
 class Owner(Protocol):
-    """The owner of one partition. `advance` is deterministic: the same records and turns give the same bytes."""
+    """The owner of one partition. `advance` is deterministic: the same records and switches give the same bytes."""
 
     topics: tuple[str, ...]
     """Where its outputs go, without the prefix: each must have a partition of the same number."""
 
     def advance(self, records: Sequence[Record]) -> Outputs:
-        """Take the next records in log order; may run in a thread. No turn lies within one call's records."""
+        """Take the next records in log order; may run in a thread. No switch lies within one call's records."""
         ...
 
     def flush(self) -> Messages:
@@ -43,16 +43,16 @@ class Owner(Protocol):
         """Take over a snapshot's state; raises `SnapshotRefused` where that is not possible."""
         ...
 
-    def turns(self) -> Sequence[int]:
+    def switch_offsets(self) -> Sequence[int]:
         """Return the offsets from which something else than the log takes effect, as a new model: batches end there."""
         return ()
 
-    def turn(self, offset: int) -> bytes | None:
-        """Let what is new take effect from `offset` on; return what has to be on record before any output rests on it.
+    def switch(self, offset: int) -> bytes | None:
+        """Let what is new take effect from `offset` on; return the schedule of all switches, None where nothing is new.
 
-        None where nothing is new. The record replaces the one before.
+        The schedule has to be on record before any output rests on the switch. It replaces the record before.
         """
         return None
 
-    def recall(self, turns: bytes) -> None:
-        """Take the same turns at the same offsets as whoever wrote this record."""
+    def restore_schedule(self, record: bytes) -> None:
+        """Switch at the same offsets, to the same, as whoever wrote this record."""

@@ -83,7 +83,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._joined_at = 0.0
         self._refused_generation = -1
         # Held while a batch is under way, so that a partition is handed over between two batches.
-        self._turn = asyncio.Lock()
+        self._batch_lock = asyncio.Lock()
         self._progressed_at: float | None = None  # while there is a broker to make progress with
 
     def idle_s(self) -> float:
@@ -137,7 +137,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 elif time.monotonic() >= quiet_at:
                     await self._ask_why_it_is_quiet()
                     quiet_at = time.monotonic() + QUIET_S
-                async with self._turn:
+                async with self._batch_lock:
                     if fetched and not self._is_surely_member():
                         await self._commit(Task.prove_membership)
                     await self._carry(fetched)
@@ -148,7 +148,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                         await self._commit(Task.begin_snapshot)
                         snapshot_at = time.monotonic() + SNAPSHOT_S
                 self._progressed_at = time.monotonic()
-            async with self._turn:
+            async with self._batch_lock:
                 await self._hand_over()
 
     @contextlib.asynccontextmanager
@@ -292,7 +292,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Finish the batch under way, commit, and let go of every partition."""
-        async with self._turn:
+        async with self._batch_lock:
             try:
                 await self._hand_over()
             except FAILED as error:
@@ -306,7 +306,7 @@ class Runner(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._joined_at = time.monotonic()
         self._look_again_at.clear()
         self._say_if_restless()
-        async with self._turn:
+        async with self._batch_lock:
             await self._let_go()
 
     def _say_if_restless(self) -> None:

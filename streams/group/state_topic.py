@@ -15,8 +15,9 @@ from streams.features.snapshot import Chunks, Manifest, checksums, records
 from streams.group.failpoints import reached
 from streams.kafka import KafkaSettings, consuming, read_to_end, stop_producer, transactional_producer
 
-TURNS = b"turns"
-"""Key of the record that says from which offset on something else than the log takes effect."""
+SCHEDULE = b"turns"
+"""Key of the record that says from which offset on something else than the log takes effect. It keeps its first name:
+under another, a worker would score a log by other models than the worker before the update."""
 
 
 def key_of(group: str, key: bytes) -> bytes:
@@ -90,11 +91,11 @@ class StateTopic:
             reached("snapshot_sent")
         reached("snapshot_written")
 
-    async def note(self, turns: bytes | None) -> None:
-        """Put on record which turns are taken at which offsets, None to forget them; raises as `write` does."""
+    async def write_schedule(self, record: bytes | None) -> None:
+        """Put on record what takes effect from which offset on, None to forget it; raises as `write` does."""
         async with self._one_at_a_time, self._producer.transaction():
-            await (await self._send(TURNS, turns))
-        reached("turn_noted")
+            await (await self._send(SCHEDULE, record))
+        reached("schedule_written")
 
     async def _send(self, key: bytes, value: bytes | None) -> asyncio.Future[Any]:
         sent: asyncio.Future[Any] = await self._producer.send(

@@ -15,7 +15,7 @@ from streams.group.failpoints import reached
 from streams.group.outlet import Outlet
 from streams.group.owner import Messages, Owner
 from streams.group.recovery import Resumed, resume
-from streams.group.state_topic import TURNS, StateTopic
+from streams.group.state_topic import SCHEDULE, StateTopic
 from streams.kafka import KafkaSettings
 from streams.wire.records import Records
 
@@ -50,16 +50,16 @@ class Task:
         resumed = await resume(
             kafka, consumer, self.tp, self._owner, newest, partitions=self._partitions, accept_gap=accept_gap
         )
-        if TURNS in newest and not resumed.is_another_log:
-            self._owner.recall(newest[TURNS])
-            # What an owner before may have put out keeps the turns that it had: it got no further than here.
+        if SCHEDULE in newest and not resumed.is_another_log:
+            self._owner.restore_schedule(newest[SCHEDULE])
+            # What an owner before may have put out keeps the models that it had: it got no further than here.
             self._settled = resumed.end
         self._begin(resumed)
         if resumed.is_another_log:
             # What is on record speaks of the log before, and would make the next owner read this one whole again. The
             # snapshot is last: while it is the old one, whoever comes next begins anew, too.
             await consumer.commit({self.tp: resumed.start})
-            await self._state.note(None)
+            await self._state.write_schedule(None)
             await self._write(*self._taken())
 
     def _begin(self, resumed: Resumed) -> None:
@@ -79,9 +79,9 @@ class Task:
         self._measures.lag.set((highwater or self.next_offset) - self.next_offset)
 
     def _parts(self, records: Records) -> Iterator[Records]:
-        """Cut a batch where outputs begin, and where a turn takes effect."""
+        """Cut a batch where outputs begin, and where a switch takes effect."""
         first, last = int(records.offset[0]), int(records.offset[-1])
-        edges = {self.emit_from, self._settled, *self._owner.turns()}
+        edges = {self.emit_from, self._settled, *self._owner.switch_offsets()}
         at = 0
         for edge in sorted(edge for edge in edges if first < edge <= last):
             cut = int(np.searchsorted(records.offset, edge))
@@ -93,8 +93,8 @@ class Task:
     async def _carry(self, records: Records) -> None:
         offset = int(records.offset[0])
         is_output = offset >= self.emit_from
-        if is_output and offset >= self._settled and (turn := self._owner.turn(offset)):
-            await self._state.note(turn)
+        if is_output and offset >= self._settled and (schedule := self._owner.switch(offset)):
+            await self._state.write_schedule(schedule)
         if _is_small(records):
             outputs = self._owner.advance(records)
         else:

@@ -28,10 +28,10 @@ def aws_url() -> Iterator[str]:
     for, one was won by both. DynamoDB's conditional writes are atomic.
     """
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    moto, turn = DomainDispatcherApplication(create_backend_app), Lock()
+    moto, lock = DomainDispatcherApplication(create_backend_app), Lock()
 
     def in_turn(environ: Any, start_response: Any) -> list[bytes]:
-        with turn:
+        with lock:
             return list(moto(environ, start_response))
 
     server = make_server("127.0.0.1", 0, in_turn, threaded=True, request_handler=MotoRequestHandler)

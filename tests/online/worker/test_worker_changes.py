@@ -429,7 +429,9 @@ async def test_a_topic_made_anew_is_scored_by_the_model_of_now_from_its_first_ev
         await world.until(lambda: model_is(ports[0], newer.name))
         await world.put_events(second)
         await world.until_predicted(len(first) + len(second))
-        assert set(await model_of_each(world)) == {older.name, newer.name}, "the old log must have had a turn"
+        assert set(await model_of_each(world)) == {older.name, newer.name}, (
+            "the old log must have been scored by the newer, too"
+        )
         before = await world.records("predictions")
         await make_metrics_anew(world, caplog)
         await world.put_events(fabric(3, steps=5))
