@@ -2,7 +2,29 @@
 
 Outputs are sent, every acknowledgement is awaited, and only then the group's offset moves. State is written to topic
 `state` every 10 s and at a handover; whoever takes a partition over goes on from there, without output up to the
-committed offset. A failure of Kafka ends the session, and the next one starts from what was committed.
+committed offset. A failure of Kafka ends the session, and the next one starts from what was committed::
+
+    waiting for a broker <------------------------------+---------------------+
+      | it answers                                      | 1 to 30 s           | 1 s
+      v                                                 |                     |
+    session -- Kafka fails (FAILED) ----------------> paused                  |
+      |    `-- the broker refuses what we compute --> refused ----------------+
+      |                                                 | for more than FORGOTTEN_S
+      | stop: hand over, HANDOVER_S_MAX at most         v
+      v                                               GroupRefused is raised
+    stopped  (from waiting, paused and refused at once)
+
+What no retry mends leaves `run`: `KafkaRefused` while it waits, `GapRefused` at a takeover, whatever is no Kafka error.
+Within a session::
+
+    joining -- assigned --> taking over --> owning: carry what was fetched, commit, snapshot, and again
+       ^                                      |  |
+       |<-- revoked: hand over, let go -------+  | a commit is refused: let go
+       |                                         v
+       +<-- assigned anew ---- commit refused: nothing is taken over; REFUSED_S_MAX of it is a failure
+
+A partition without one of its number for the outputs is looked at again every LOOK_AGAIN_S. `_batch_lock` keeps
+revoking and assigning out of a batch under way.
 """
 
 import asyncio

@@ -1,4 +1,24 @@
-"""One partition in a worker's hands: taken over, carried on batch by batch, snapshotted, handed over."""
+"""One partition in a worker's hands: taken over, carried on batch by batch, snapshotted, handed over.
+
+Its offsets. The takeover fixes those above the line; those below it move::
+
+    start               emit_from                _settled
+    --+---------------------+------------------------+------------------------> log of the source partition
+      |  state is rebuilt,  |  put out by the models |  put out; here the owner may
+      |  nothing is put out |  on record             |  switch to a new model
+      +--> next_offset ... highwater
+
+    rebuilding     start <= next_offset < emit_from = committed
+    putting out    emit_from <= committed <= next_offset <= highwater
+    always         _snapshot_at <= committed, and _snapshot_at <= next_offset
+
+`start` is the snapshot's next offset, or from where `recovery` rebuilds. `emit_from` is what the group had committed,
+or `start` if that is later. `_settled` is the log's end at the takeover, 0 where no schedule is on record: no output
+rests on one. `committed` is where the newest commit moves the group's offset, and may still be under way.
+`_snapshot_at` is the next offset of the newest snapshot written; it begins at `start`, and at -1 on another log.
+`_owner.switch_offsets()`: those restored lie before `_settled`, a new one lies at or behind both `emit_from` and
+`_settled`. `highwater` is the log's end as the last fetch told it.
+"""
 
 import asyncio
 import logging
@@ -27,7 +47,11 @@ log = logging.getLogger(__name__)
 
 
 class Task:
-    """Outputs begin at `emit_from`; what lies before only rebuilds the state."""
+    """What a worker does for one partition while it owns it: state, outputs, the group's offset, snapshots.
+
+    It hands fetched records to the partition's owner and what they give to the outlet, and lets the group's offset
+    follow. Snapshots follow the commit, on topic `state`. Whatever raises ends it: the next one begins from there.
+    """
 
     def __init__(self, tp: TopicPartition, owner: Owner, state: StateTopic, outlet: Outlet, prefix: str) -> None:
         self.tp, self._owner, self._state, self._outlet, self._prefix = tp, owner, state, outlet, prefix
