@@ -70,7 +70,7 @@ def test_linkcast_gives_the_reference_also_across_a_snapshot():
     owner, check, kept = WindowedPartition("out"), Check(job), dict[str, bytes]()
     for first in range(0, len(records), 500):
         if first in (500, 2_000):  # the second one holds only what changed since the first
-            chunks, about = owner.take()
+            chunks, about = owner.snapshot()
             kept |= chunks
         if first == 2_000:
             owner = WindowedPartition("out")

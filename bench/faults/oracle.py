@@ -63,7 +63,7 @@ async def judge(
                     expected |= _outputs(topic, p, message.value or b"", dict(message.headers or ()))
         end = records[-1].offset + 1
         wrong += offsets.get(p) != end
-        wrong += _differing(owner.take()[0], newest, end)
+        wrong += _differing(owner.snapshot()[0], newest, end)
     sent, unlike, found = 0, 0, set()
     for topic in OUTPUTS:
         for p, records in (await read(kafka, prefix + topic)).items():

@@ -20,7 +20,7 @@ from streams import compiled, contract
 from streams.contract import METRICS
 from streams.features import snapshot
 from streams.features.fingerprints import fingerprint
-from streams.features.snapshot import Chunks, Manifest, check, ids_in, put, take
+from streams.features.snapshot import Chunks, Manifest, check, copy_dirty, ids_in, put
 from streams.features.stream_ids import StreamIds
 from streams.group.owner import Outputs, Owner
 from streams.group.runner import Membership, Runner
@@ -57,10 +57,10 @@ class WindowedPartition(Owner):
         dead = Counter[str](one.reason for one in rejected)
         return Outputs({self.topics[0]: self._writer.write(slot, events.ts, means)}, became, dead, len(self._ids))
 
-    def take(self) -> tuple[Chunks, dict[str, Any]]:
+    def snapshot(self) -> tuple[Chunks, dict[str, Any]]:
         """Copy what changed since the last snapshot, and say what its manifest is to say of it."""
         ids = self._ids.names
-        chunks = take(parts(self._panes), ids, self._ids_written)
+        chunks = copy_dirty(parts(self._panes), ids, self._ids_written)
         self._ids_written = len(ids)
         return chunks, {"feature_code": _CODE, "streams": len(ids), "model": "none"}
 

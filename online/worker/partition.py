@@ -18,7 +18,7 @@ from streams.features import record_batch
 from streams.features.fingerprints import features_sha256
 from streams.features.kernel import Rows
 from streams.features.partition import Advanced, Message, advance, dead_letter
-from streams.features.snapshot import Chunks, Manifest, check, ids_in, take
+from streams.features.snapshot import Chunks, Manifest, check, copy_dirty, ids_in
 from streams.features.stream_table import StreamTable
 from streams.group.owner import Messages, Outputs, Owner
 from streams.measures import cpu
@@ -51,11 +51,11 @@ class ScoredPartition(Owner):
         self._rows_held = 0
         self._writer = PredictionWriter(number)
 
-    def take(self) -> tuple[Chunks, dict[str, Any]]:
+    def snapshot(self) -> tuple[Chunks, dict[str, Any]]:
         """Copy what changed since the last snapshot, and say what its manifest is to say of it."""
         self._forget_idle()
         ids = self._table.ids
-        chunks = take((*self._table.parts(), *self._episodes.parts()), ids, self._ids_written)
+        chunks = copy_dirty((*self._table.parts(), *self._episodes.parts()), ids, self._ids_written)
         self._ids_written = len(ids)
         return chunks, {
             "feature_code": features_sha256(),

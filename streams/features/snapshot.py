@@ -56,7 +56,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     crc: dict[str, int]  # CRC-32 of every chunk that is current, by its key
 
 
-def take(parts: Iterable[Part], ids: Sequence[str], ids_written: int) -> Chunks:
+def copy_dirty(parts: Iterable[Part], ids: Sequence[str], ids_written: int) -> Chunks:
     """Copy what changed since the last call, by key, and call it clean. Fast: the hop waits for it."""
     chunks: Chunks = {}
     n = len(ids)

@@ -35,7 +35,7 @@ class Owner(Protocol):
         """Return what was held back so that it goes out in larger pieces; the shell commits after it."""
         return {}
 
-    def take(self) -> tuple[Chunks, dict[str, Any]]:
+    def snapshot(self) -> tuple[Chunks, dict[str, Any]]:
         """Copy what changed since the last call, and say what the manifest is to say of it; fast."""
         ...
 

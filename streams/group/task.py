@@ -84,7 +84,7 @@ class Task:
             # snapshot is last: while it is the old one, whoever comes next begins anew, too.
             await consumer.commit({self.tp: resumed.start})
             await self._state.write_schedule(None)
-            await self._write(*self._taken())
+            await self._write(*self._snapshot())
 
     def _begin(self, resumed: Resumed) -> None:
         self._state.adopt(resumed.crc)
@@ -174,10 +174,10 @@ class Task:
                 return  # the broker is slow: the next round writes what this one would have
             self._writing.result()
         await self.begin_commit()
-        self._writing = asyncio.create_task(self._write(*self._taken()), name=f"snapshot of {self.tp}")
+        self._writing = asyncio.create_task(self._write(*self._snapshot()), name=f"snapshot of {self.tp}")
 
-    def _taken(self) -> tuple[Chunks, Mapping[str, Any]]:
-        chunks, fields = self._owner.take()
+    def _snapshot(self) -> tuple[Chunks, Mapping[str, Any]]:
+        chunks, fields = self._owner.snapshot()
         reached("snapshot_taken")
         of_log = {"next_offset": self.next_offset, "seen": self._seen, "partitions": self._partitions}
         return chunks, fields | of_log
@@ -196,7 +196,7 @@ class Task:
         await self._settle()
         if self._writing:
             await self._writing
-        await self._write(*self._taken())
+        await self._write(*self._snapshot())
 
     async def close(self) -> None:
         """Let go, whatever is under way."""

@@ -59,7 +59,7 @@ def test_leaving_memory_changes_no_byte_of_what_comes_after_and_slots_are_used_a
     forgetful, mindful = partition(), partition()
     for batch in script(Log()):
         assert put_out(forgetful, batch) == put_out(mindful, batch)
-        forgetful.take()
+        forgetful.snapshot()
 
     assert forgetful._table.ids == ["node/stays", "node/new", "node/goes"]
     assert mindful._table.ids == ["node/stays", "node/goes", "node/gone", "node/new"]
@@ -71,7 +71,7 @@ def test_a_snapshot_written_around_it_restores_to_the_same_bytes() -> None:
     crc: dict[str, int] = {}
     for batch in script(log):
         assert put_out(owner, batch) == put_out(whole, batch)
-        chunks, fields = owner.take()
+        chunks, fields = owner.snapshot()
         crc |= checksums(chunks)
         manifest = Manifest(next_offset=log.offset, crc=dict(crc), **fields)
         newest |= dict(records(chunks, manifest))
@@ -85,7 +85,7 @@ def test_a_stream_in_an_episode_stays_and_its_episode_goes_on(hours: int) -> Non
     put_out(owner, log.events(T0, "node/sick", error_rate=0.2))
     for hour in range(hours):
         put_out(owner, log.events(T0 + HOUR * (hour + 1), "node/well"))
-        owner.take()
+        owner.snapshot()
 
     after = put_out(owner, log.events(T0 + HOUR * (hours + 2), "node/sick", error_rate=0.2))
 

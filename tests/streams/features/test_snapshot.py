@@ -18,10 +18,10 @@ from streams.features.snapshot import (
     check,
     checksums,
     chunks_in,
+    copy_dirty,
     ids_in,
     manifest_in,
     records,
-    take,
 )
 from streams.features.stream_table import StreamTable
 from tests.streams.strategies import T0
@@ -49,7 +49,7 @@ class Log:
         self._ids = 0
 
     def write(self, table: StreamTable, next_offset: int) -> Chunks:
-        chunks = take(table.parts(), table.ids, self._ids)
+        chunks = copy_dirty(table.parts(), table.ids, self._ids)
         self._ids = len(table.ids)
         self._crc |= checksums(chunks)
         manifest = Manifest(
@@ -142,12 +142,12 @@ def test_the_longest_ids_there_may_be_fit_into_records_and_come_back_in_order() 
     ids = ["".join(draw.choices(string.printable[:94], k=STREAM_ID_BYTES_MAX)) for _ in range(10_000)]
     manifest = Manifest(feature_code="f", next_offset=1, streams=0, model="m", crc={})
 
-    first = take((), ids[:5_000], 0)
-    chunks = first | take((), ids, 5_000)
+    first = copy_dirty((), ids[:5_000], 0)
+    chunks = first | copy_dirty((), ids, 5_000)
 
     assert max(len(value) for _, value in records(chunks, manifest)) < 1 << 20
     assert ids_in(chunks) == ids
-    assert take((), ids, len(ids)) == {}
+    assert copy_dirty((), ids, len(ids)) == {}
 
 
 def test_a_snapshot_of_another_layout_is_refused() -> None:

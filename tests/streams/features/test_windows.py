@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from streams.contract import METRICS, MetricEvent
 from streams.features import windows
 from streams.features.kernel import ROW, TOO_LATE, Columns
-from streams.features.snapshot import put, take
+from streams.features.snapshot import copy_dirty, put
 from streams.features.stream_table import StreamTable
 from tests.streams.strategies import T0, runs
 
@@ -84,12 +84,12 @@ def test_a_snapshot_of_changes_carries_that_a_stream_was_forgotten(by: str) -> N
     table = StreamTable()
     for pane in range(100):
         advance(table, at(T0 + pane * 900_000 + 1, T0 + pane * 900_000 + 60_000), SEEN)
-    log = take(table.parts(), table.ids, 0)
+    log = copy_dirty(table.parts(), table.ids, 0)
     if by == "forget":
         windows.forget(table.windows, np.array([0]))
     else:
         advance(table, at(T0), SEEN + 26 * HOUR_MS)
-    log |= take(table.parts(), table.ids, 1)
+    log |= copy_dirty(table.parts(), table.ids, 1)
 
     restored = windows.empty(1)
     put(windows.parts(restored), log)
