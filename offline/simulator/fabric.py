@@ -1,7 +1,7 @@
 """A seeded fabric, and its metric events in the order in which they would be sent.
 
 Everything that will happen is planned first, from the seed (`load`, `faults`, `decoys`), as segments. A run then walks
-event time in blocks; each slice of ports advances on its own, in this process or another, to the same bytes.
+event time in blocks; each slice of ports is simulated on its own, in this process or another, to the same bytes.
 """
 
 from collections.abc import Callable, Iterator
@@ -137,10 +137,10 @@ class Fabric:
         spans = [(a, b) for a, b in pairwise(edges) if b > a]
         slices = [self._begin(first, last) for first, last in spans]
         on_their_way: list[Arrivals] = []
-        with _advancers(self, processes) as advance_all:
+        with _simulators(self, processes) as simulate_all:
             for tick in range(0, self.setting.n_ticks, BLOCK_TICKS):
                 n_ticks = min(BLOCK_TICKS, self.setting.n_ticks - tick)
-                done = advance_all([(*span, s, tick, n_ticks) for span, s in zip(spans, slices, strict=True)])
+                done = simulate_all([(*span, s, tick, n_ticks) for span, s in zip(spans, slices, strict=True)])
                 slices = [after for after, _ in done]
                 # Half a period past the last sample: no sample of a later block can come before.
                 until_ms = int((tick + n_ticks + 0.5) * self.setting.period_s * 1_000)
@@ -164,7 +164,7 @@ class Fabric:
         for one in self.decoys:
             yield from decoy.segments_of(one, seed=seed, run_end_ms=self.setting.end_ms)
 
-    def advance(self, first: int, last: int, before: _Slice, tick: int, n_ticks: int) -> tuple[_Slice, Arrivals]:
+    def simulate(self, first: int, last: int, before: _Slice, tick: int, n_ticks: int) -> tuple[_Slice, Arrivals]:
         """Let ports `first` up to `last` live through `n_ticks` intervals from `tick` on. It uses up `before`."""
         setting, rate_gbps, period_ms = self.setting, self.topology.rate_gbps, int(self.setting.period_s * 1_000)
         when = {"start_ms": setting.start_ms + tick * period_ms, "period_ms": period_ms, "n_ticks": n_ticks}
@@ -190,12 +190,12 @@ _Done = list[tuple[_Slice, Arrivals]]
 
 
 @contextmanager
-def _advancers(fabric: Fabric, processes: int) -> Iterator[Callable[[list[_Task]], _Done]]:
+def _simulators(fabric: Fabric, processes: int) -> Iterator[Callable[[list[_Task]], _Done]]:
     if processes == 1:
-        yield lambda tasks: [fabric.advance(*task) for task in tasks]
+        yield lambda tasks: [fabric.simulate(*task) for task in tasks]
         return
     with ProcessPoolExecutor(processes, get_context("spawn"), _adopt, (fabric.setting,)) as pool:
-        yield lambda tasks: list(pool.map(_advance_adopted, tasks))
+        yield lambda tasks: list(pool.map(_simulate_adopted, tasks))
 
 
 _adopted: list[Fabric] = []
@@ -205,5 +205,5 @@ def _adopt(setting: Setting) -> None:
     _adopted[:] = [Fabric(setting)]
 
 
-def _advance_adopted(task: _Task) -> tuple[_Slice, Arrivals]:
-    return _adopted[0].advance(*task)
+def _simulate_adopted(task: _Task) -> tuple[_Slice, Arrivals]:
+    return _adopted[0].simulate(*task)

@@ -52,7 +52,7 @@ class StreamIds:
         self._hashes = np.zeros(1_024, np.uint64)  # by slot
         self._free = np.empty(0, np.int64)  # descending: the last is the lowest
         self._bytes = np.zeros(1_024 * 16, np.uint8)
-        self._take_over(names)
+        self._restore(names)
         self._streams_max = streams_max
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class StreamIds:
                 self.names[s] = self._bytes[self._spans[0, s] : self._spans[1, s]].tobytes().decode()
         self._counts[_ADDED] = 0
 
-    def _take_over(self, names: Sequence[str]) -> None:
+    def _restore(self, names: Sequence[str]) -> None:
         """Put ids by slot in place, free slots among them."""
         for first in range(0, len(names), 1 << 16):
             # A free slot gets a stand-in no id is like, since a printable one has no such byte, and loses it again.

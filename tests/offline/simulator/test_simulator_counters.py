@@ -20,7 +20,7 @@ def lived(parameters, hours=6.0):
     fabric = Fabric(Setting(ports=60, hours=hours, seed=9, parameters=parameters))
     start = fabric._begin(0, 60)
     before = start.state.counters.copy()
-    after, events = fabric.advance(0, 60, start, 0, fabric.setting.n_ticks)
+    after, events = fabric.simulate(0, 60, start, 0, fabric.setting.n_ticks)
     return before, after, events
 
 
