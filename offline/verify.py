@@ -8,11 +8,10 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
-from streams.contract import FEATURES, LinkcastError
+from streams.contract import FEATURES, IDLE_MS, LinkcastError
 from streams.features import record_batch
 from streams.features.partition import Advanced, advance
 from streams.features.stream_table import STREAMS_MAX, StreamTable
-from streams.group.recovery import REBUILD_MS
 from streams.kafka import KafkaSettings, await_broker, read_to_end
 
 SHOWN_MAX = 20
@@ -108,7 +107,7 @@ async def verify(
 
 async def _span(consumer: AIOKafkaConsumer, tp: TopicPartition, from_ms: int, until_ms: int | None) -> _Span:
     end = await _offset_at(consumer, tp, until_ms)
-    replayed, first = [min(end, await _offset_at(consumer, tp, ms)) for ms in (from_ms - REBUILD_MS, from_ms)]
+    replayed, first = [min(end, await _offset_at(consumer, tp, ms)) for ms in (from_ms - IDLE_MS, from_ms)]
     return _Span(tp, replayed, first, end)
 
 
@@ -149,7 +148,7 @@ async def _compare(
         if not records:
             break
         if compare_from_ms is None:
-            compare_from_ms = records[0].timestamp + REBUILD_MS
+            compare_from_ms = records[0].timestamp + IDLE_MS
         replayed = advance(table, records)
         key = replayed.offset * _ELEMENTS + replayed.element
         first, last = np.searchsorted(live.key, key, "left"), np.searchsorted(live.key, key, "right")

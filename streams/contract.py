@@ -70,6 +70,11 @@ EVENT_TIME_MS_MIN = 946_684_800_000
 """2000-01-01: an event time before it is seconds sent for milliseconds."""
 EVENT_TIME_MS_MAX = 4_102_444_800_000
 """2100-01-01: an event time beyond it is microseconds or nanoseconds sent for milliseconds."""
+IDLE_MS = 25 * 3_600_000
+"""A stream or counter that was silent for longer starts anew, and state without a snapshot is rebuilt from as far back.
+
+Baselines are of 24 h, and the longest window reaches 1 h back: nothing older than both together would count any more.
+"""
 
 EventTimeMs = Annotated[int, Meta(ge=0, le=EVENT_TIME_MS_MAX, description="Event time, Unix epoch, UTC, milliseconds")]
 SampleTimeMs = Annotated[

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.compiled import inlined, kernel
-from streams.contract import FEATURES, METRICS
+from streams.contract import FEATURES, IDLE_MS, METRICS
 from streams.features import panes, windows
 from streams.features.calendar import Transitions, offset_at
 from streams.features.labels import HEALTHY_CODE, first_match, rule_risk
@@ -77,7 +77,7 @@ def advance(
         if i + _AHEAD < slot.size:
             prefetch(w.rows, slot[i + _AHEAD])
         r, t, x = w.rows[slot[i]], ts[i], metrics[i]
-        if r.remembered > 0 and seen[i] - r.last_seen > windows.IDLE_MS:
+        if r.remembered > 0 and seen[i] - r.last_seen > IDLE_MS:
             windows.empty_row(w, slot[i])
         newest = r.newest if r.remembered > 0 else -1
         if t < newest - windows.LATENESS_MS:

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.compiled import inlined
+from streams.contract import IDLE_MS
 from streams.features.snapshot import Part
 
 LATENESS_MS = 600_000
 """How far behind its stream's newest event an event may be and still count."""
 REMEMBERED = 64
 """How many accepted event times a stream remembers to know a repeat."""
-IDLE_MS = 25 * 3_600_000
-"""A stream that the broker has had nothing of for longer than that is forgotten: nothing of it would count any more."""
 
 PANE_5M_MS, PANES_5M = 15_000, 20
 PANE_15M_MS, PANES_15M = 60_000, 15

@@ -12,15 +12,12 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
-from streams.contract import LinkcastError
+from streams.contract import IDLE_MS, LinkcastError
 from streams.features.snapshot import Manifest, SnapshotRefused, chunks_in, manifest_in
 from streams.group.failpoints import reached
 from streams.group.owner import Owner
 from streams.group.raw_records import AS_ARRAYS
 from streams.kafka import KafkaSettings, consuming
-
-REBUILD_MS = 25 * 3_600_000
-"""How far back state is rebuilt from where there is no snapshot: a day of baselines and the hour of the windows."""
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +112,10 @@ async def _restored(tp: TopicPartition, owner: Owner, newest: Mapping[bytes, byt
 async def _rebuild_from(
     kafka: KafkaSettings, consumer: AIOKafkaConsumer, tp: TopicPartition, committed: int, first: int
 ) -> tuple[int, bool]:
-    """Return the offset `REBUILD_MS` before the committed one, by the broker's time, and whether that is there yet."""
+    """Return the offset `IDLE_MS` before the committed one, by the broker's time, and whether that is there yet."""
     record = await _record_at(kafka, tp, max(first, committed))
     # Nothing there yet: the committed offset is the log's end, and that is now.
-    from_ms = max(0, (record.timestamp if record else int(time.time() * 1000)) - REBUILD_MS)  # one may have no time
+    from_ms = max(0, (record.timestamp if record else int(time.time() * 1000)) - IDLE_MS)  # one may have no time
     found = (await consumer.offsets_for_times({tp: from_ms}))[tp]
     start = min(found.offset, committed) if found else committed
     if start != first or first == 0:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.contract import IDLE_MS
 from streams.ingest.sources.counters import COUNTERS, DATA, GAP_PERIODS, INDEX, TRAFFIC, Deltas, Samples, deltas
 from streams.ingest.sources.metrics import JOINT, ROCE_ERRORS
 
-FORGOTTEN_S = 25 * 3600.0
+FORGOTTEN_S = IDLE_MS / 1000
 """A counter that was missing for longer begins anew, and a port that as many samples lacked may leave memory."""
 
 BOOT_JITTER_S = 30.0

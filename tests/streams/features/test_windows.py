@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.contract import METRICS, MetricEvent
+from streams.contract import IDLE_MS, METRICS, MetricEvent
 from streams.features import windows
 from streams.features.kernel import ROW, TOO_LATE, Columns
 from streams.features.snapshot import copy_dirty, put
@@ -33,7 +33,7 @@ def dispositions(table: StreamTable, events: list[MetricEvent], seen: int) -> li
     return np.frombuffer(advance(table, events, seen)[0], np.int8).tolist()
 
 
-@given(before=runs(events_max=15), after=runs(events_max=15), idle_ms=st.integers(windows.IDLE_MS + 1, 10**12))
+@given(before=runs(events_max=15), after=runs(events_max=15), idle_ms=st.integers(IDLE_MS + 1, 10**12))
 @settings(max_examples=60, deadline=None)
 def test_a_stream_that_was_forgotten_and_one_that_was_not_go_on_alike(
     before: list[MetricEvent], after: list[MetricEvent], idle_ms: int
