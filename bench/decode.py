@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from aiokafka import ConsumerRecord
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from numpy.typing import NDArray
 
 from bench.cluster import START_MS
 from bench.events import records as events_as_records
 from streams.contract import MetricEvent
 from streams.features.stream_ids import StreamIds
+from streams.inside_aiokafka import DefaultRecordBatchBuilder
 from streams.wire import arrow_sweep
 from streams.wire.decode import decode
 from streams.wire.events import decode_events, metrics_of

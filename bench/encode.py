@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from aiokafka.producer.message_accumulator import BatchBuilder
 from numpy.typing import NDArray
 
 from online.worker.prediction_json import PredictionWriter
@@ -21,6 +20,7 @@ from streams.features import record_batch
 from streams.features.kernel import Rows
 from streams.features.stream_ids import StreamIds
 from streams.group.outlet import BATCH_BYTES_MAX
+from streams.inside_aiokafka import BatchBuilder, built
 from streams.wire.packed import Packed, pack
 
 _NOW_MS = 1_767_225_600_000
@@ -106,19 +106,19 @@ def by_text(s: _Scored) -> list[bytes]:
 
 def _batches(packed: Packed) -> list[bytearray]:
     batches = pack(packed, timestamp_ms=_NOW_MS, bytes_max=BATCH_BYTES_MAX, is_transactional=False)
-    return [batch._build() for batch in batches]
+    return [built(batch) for batch in batches]
 
 
 def by_aiokafka(s: _Scored, values: Sequence[bytes]) -> list[bytearray]:
     """Append each record to aiokafka's builder."""
     nodes = s.nodes
-    built, builder = [], _builder()
+    full, builder = [], _builder()
     for slot, value in zip(s.slot.tolist(), values, strict=True):
         if builder.append(timestamp=_NOW_MS, key=nodes[slot], value=value) is None:
-            built.append(builder._build())
+            full.append(built(builder))
             builder = _builder()
             builder.append(timestamp=_NOW_MS, key=nodes[slot], value=value)
-    return [*built, builder._build()]
+    return [*full, built(builder)]
 
 
 def _builder() -> BatchBuilder:

@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from aiokafka import AIOKafkaConsumer
-from aiokafka.protocol.produce import ProduceRequest_v7
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from numpy.typing import NDArray
 
 from bench.cluster import PARTITIONS, PREFIX, START_MS, MeasurementFailed, predictions
 from bench.events import KeyedRecord, number_of, records
 from streams.group.raw_records import AS_ARRAYS
+from streams.inside_aiokafka import DefaultRecordBatchBuilder, ProduceRequest_v7
 from streams.kafka import KafkaSettings
 from streams.wire.records import Records
 from streams.wire.unpacked import compile_unpack

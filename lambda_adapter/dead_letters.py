@@ -113,14 +113,13 @@ class DeadLetters:
 
 
 async def _stop(producer: "AIOKafkaProducer") -> None:
+    from streams.inside_aiokafka import abandon
+
     # aiokafka 0.14 would flush for ever what nobody takes.
     try:
         await asyncio.wait_for(producer.stop(), STOPPED_WITHIN_S)
     except TimeoutError:
-        sender = producer._sender.sender_task
-        sender.cancel()
-        await asyncio.wait([sender], timeout=STOPPED_WITHIN_S)
-        await producer.client.close()
+        await abandon(producer, seconds=STOPPED_WITHIN_S)
 
 
 def value_of(letter: DeadLetter) -> bytes | None:

@@ -12,6 +12,7 @@ from streams.contract import FEATURES, IDLE_MS, LinkcastError
 from streams.features import record_batch
 from streams.features.partition import Advanced, advance
 from streams.features.stream_table import STREAMS_MAX, StreamTable
+from streams.inside_aiokafka import fetch_metadata
 from streams.kafka import KafkaSettings, await_broker, read_to_end
 
 SHOWN_MAX = 20
@@ -87,7 +88,7 @@ async def verify(
         max_partition_fetch_bytes=16 << 20,
     )
     async with consumer:
-        await consumer._client.force_metadata_update()
+        await fetch_metadata(consumer)
         numbers = sorted(consumer.partitions_for_topic(f"{prefix}metrics") or ())
         partitions = [TopicPartition(f"{prefix}metrics", number) for number in numbers]
         spans = [await _span(consumer, tp, from_ms, until_ms) for tp in partitions]

@@ -214,13 +214,12 @@ async def stop_producer(producer: "AIOKafkaProducer") -> None:
 
     With records that nobody takes, as after a fence, aiokafka 0.14's `stop` would flush for ever: its sender is ended.
     """
+    from streams.inside_aiokafka import abandon
+
     try:
         await asyncio.wait_for(producer.stop(), STOP_SECONDS)
     except TimeoutError:
-        sender = producer._sender.sender_task
-        sender.cancel()
-        await asyncio.wait([sender], timeout=STOP_SECONDS)
-        await producer.client.close()
+        await abandon(producer, seconds=STOP_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -230,6 +229,8 @@ async def consuming(consumer: "AIOKafkaConsumer") -> "AsyncIterator[AIOKafkaCons
     aiokafka 0.14's `stop` awaits tasks that it has cancelled: where one of them waits out an error, it ends with that
     one's `CancelledError`, which would end whoever called it, and leaves its connections open.
     """
+    from streams.inside_aiokafka import disconnect
+
     try:
         await consumer.start()
         yield consumer
@@ -240,7 +241,7 @@ async def consuming(consumer: "AIOKafkaConsumer") -> "AsyncIterator[AIOKafkaCons
             stopping.result()
         else:
             stopping.cancel()
-            await consumer._client.close()
+            await disconnect(consumer)
 
 
 async def read_to_end(
@@ -261,7 +262,7 @@ async def read_to_end(
 
 async def why_no_answer(kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> str | None:
     """Ask each bootstrap address for its metadata; return None if one answers with a broker, else the last reason."""
-    from aiokafka.conn import collect_hosts
+    from streams.inside_aiokafka import collect_hosts
 
     arguments = kafka.client_arguments()
     del arguments["bootstrap_servers"]
@@ -275,7 +276,6 @@ async def why_no_answer(kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> str
 
 async def _why_no_answer_at(host: str, port: int, **arguments: Any) -> str | None:
     # The bare connection and not a client: a client logs an error for each attempt and hides why it failed.
-    from aiokafka.conn import create_conn
     from aiokafka.errors import (
         AuthenticationFailedError,
         IllegalSaslStateError,
@@ -283,7 +283,8 @@ async def _why_no_answer_at(host: str, port: int, **arguments: Any) -> str | Non
         SaslAuthenticationFailed,
         UnsupportedSaslMechanismError,
     )
-    from aiokafka.protocol.metadata import MetadataRequest
+
+    from streams.inside_aiokafka import MetadataRequest, create_conn
 
     if (unknown := await _why_no_address(host)) is not None:
         return unknown.strerror
@@ -319,7 +320,7 @@ back: such a name is waited for, where one that nobody ever knew is a slip."""
 
 async def _is_nowhere(kafka: KafkaSettings) -> bool:
     """Whether none of the bootstrap hosts has or had an address; a name server that doesn't answer knows nothing."""
-    from aiokafka.conn import collect_hosts
+    from streams.inside_aiokafka import collect_hosts
 
     hosts = {host for host, _port, _family in collect_hosts(kafka.bootstrap)}
     whys = [await _why_no_address(host) for host in hosts - _known_hosts]

@@ -80,6 +80,8 @@ def consume_all(kafka: KafkaSettings) -> Callable[[str], Awaitable[list]]:
     """`await consume_all(topic)` reads a topic's committed records from its beginning to its end now."""
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
+    from streams.inside_aiokafka import fetch_metadata
+
     async def read(topic: str) -> list:
         consumer = AIOKafkaConsumer(
             **kafka.client_arguments(),
@@ -89,7 +91,7 @@ def consume_all(kafka: KafkaSettings) -> Callable[[str], Awaitable[list]]:
             max_partition_fetch_bytes=16 * 1024 * 1024,
         )
         async with consumer:
-            await consumer._client.force_metadata_update()
+            await fetch_metadata(consumer)
             partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)

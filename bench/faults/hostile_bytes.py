@@ -22,10 +22,10 @@ import click
 import cramjam
 import numpy as np
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
 from streams.contract import METRICS
+from streams.inside_aiokafka import built, calc_crc32c
 from streams.wire import packed, unpacked
 from streams.wire.decode import decode
 from streams.wire.events import FUTURE_MS_MAX, decode_events, flaw, metrics_of
@@ -283,8 +283,8 @@ def pack_case(rng: random.Random) -> None:
     values = values._replace(buffer=FLAGS.holding(rng, values.buffer.tobytes()))
     out = OUT.empty(rng, (int(sizes[0]),), np.uint8)
     packed._write(*keys, *values, 0, len(pieces), out)
-    batch = packed.PackedBatch(bytearray(out), len(pieces), timestamp_ms=NOW_MS, is_transactional=False)
-    [records] = read(bytes(batch._build()), partition="metrics-0", first=0).parts
+    batch = packed.batch_of(bytearray(out), len(pieces), timestamp_ms=NOW_MS, is_transactional=False)
+    [records] = read(bytes(built(batch)), partition="metrics-0", first=0).parts
     assert [[r.key, r.value] for r in records] == pieces, f"{list(records)} for {pieces}"
 
 

@@ -17,7 +17,13 @@ LOCK = ROOT / "requirements" / "lambda.txt"
 HANDLER = "lambda_adapter.handler.lambda_handler"
 PYTHON = "3.13"
 """Of Lambda: what the lock was resolved for."""
-OURS = ("lambda_adapter", "streams/__init__.py", "streams/contract.py", "streams/features/rules.toml")
+OURS = (
+    "lambda_adapter",
+    "streams/__init__.py",
+    "streams/contract.py",
+    "streams/inside_aiokafka.py",
+    "streams/features/rules.toml",
+)
 SERVICES = ("bedrock-runtime", "dynamodb", "events", "sagemaker-runtime", "sts", "xray")
 """AWS services that the Lambda calls, the last by its tracer. botocore describes some four hundred, in 25 MB."""
 BYTES_MAX = 35 * 1024 * 1024

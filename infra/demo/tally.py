@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from offline.report.calls import Call, Report, report
 from offline.simulator.truth import Incident
 from streams.contract import Change
+from streams.inside_aiokafka import fetch_metadata
 from streams.kafka import KafkaSettings
 
 RATE_OVER_S = 5.0
@@ -108,7 +109,7 @@ async def watch(kafka: KafkaSettings, prefix: str, tally: Tally) -> None:
         max_partition_fetch_bytes=4 << 20,
     )
     async with consumer:
-        await consumer._client.force_metadata_update()
+        await fetch_metadata(consumer)
         take = {f"{prefix}predictions": tally.take_predictions, f"{prefix}metrics.dead": tally.take_dead}
         consumer.assign([TopicPartition(t, p) for t in take for p in consumer.partitions_for_topic(t) or ()])
         while True:

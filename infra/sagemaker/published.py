@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from online.models.publish import folder_of
 from streams.contract import LinkcastError, ModelManifest
+from streams.inside_aiokafka import fetch_metadata
 from streams.kafka import KafkaSettings, await_broker, consuming, read_to_end
 
 
@@ -36,7 +37,7 @@ async def _values(kafka: KafkaSettings, topic: str) -> list[bytes]:
         isolation_level="read_committed",
     )  # fmt: skip
     async with consuming(consumer):
-        await consumer._client.force_metadata_update()
+        await fetch_metadata(consumer)
         partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
         if not partitions:
             raise NotPublished(f"no topic {topic} here: run 'linkcast topics apply', then 'linkcast train --publish'")

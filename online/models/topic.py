@@ -15,6 +15,7 @@ from online.models.publish import folder_of
 from online.models.scoring import Scorer
 from streams import measures
 from streams.contract import ModelManifest
+from streams.inside_aiokafka import fetch_metadata
 from streams.kafka import KafkaSettings, await_broker, consuming
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Models:
             **self._kafka.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest"
         )
         async with consuming(consumer):
-            await consumer._client.force_metadata_update()
+            await fetch_metadata(consumer)
             partitions = [TopicPartition(self._topic, p) for p in consumer.partitions_for_topic(self._topic) or ()]
             if not partitions:
                 log.warning("no topic %s: scoring by the rules. Run 'linkcast topics apply' and publish", self._topic)

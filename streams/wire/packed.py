@@ -8,11 +8,11 @@ import struct
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
 from streams.compiled import bounded_inlined, bounded_kernel
 from streams.features.partition import Message
+from streams.inside_aiokafka import CompleteBatch, calc_crc32c
 from streams.wire.spans import Spans, copy_bytes
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -50,58 +50,21 @@ class Packed:
             yield Message(key, value)
 
 
-class PackedBatch:
-    """A record batch that is complete: `AIOKafkaProducer.send_batch` takes it in place of its own `BatchBuilder`.
+def batch_of(buffer: bytearray, n: int, *, timestamp_ms: int, is_transactional: bool) -> CompleteBatch:
+    """Return a batch for `send_batch`: n records fill its buffer behind 61 bytes that are left for the header."""
+    attributes = _TRANSACTIONAL if is_transactional else 0
 
-    It rests on what aiokafka 0.14's `producer.message_accumulator` asks of a builder, `_set_producer_state` and
-    `_build` among it, and on `aiokafka.record.util.calc_crc32c`: all private, hence the pin below 0.15 and the tests.
-    """
-
-    def __init__(self, buffer: bytearray, n: int, *, timestamp_ms: int, is_transactional: bool) -> None:
-        """Take a buffer whose first 61 bytes are free for the header and that the n records fill."""
-        self._buffer, self._n, self._timestamp_ms = buffer, n, timestamp_ms
-        self._attributes = _TRANSACTIONAL if is_transactional else 0
-        self._producer = (-1, -1, 0)  # id, epoch and base sequence of a producer that is not idempotent
-        self._is_headed = False
-
-    def append(self, **_record: object) -> None:
-        """Take no record more; None is aiokafka's word for that."""
-
-    def close(self) -> None:
-        """It always is."""
-
-    def closed(self) -> bool:
-        """Return True: there is nothing to linger for."""
-        return True
-
-    def record_count(self) -> int:
-        """Return the number of records."""
-        return self._n
-
-    def size(self) -> int:
-        """Return the size in bytes, header included."""
-        return len(self._buffer)
-
-    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
-        self._producer = producer_id, producer_epoch, base_sequence
-        self._is_headed = False
-
-    def _build(self) -> bytearray:
-        if not self._is_headed:
-            self._write_header()
-            self._is_headed = True
-        return self._buffer
-
-    def _write_header(self) -> None:
-        buffer, timestamp_ms = self._buffer, self._timestamp_ms
+    def write_header(producer_id: int, producer_epoch: int, base_sequence: int) -> None:
         _HEADER.pack_into(
-            buffer, 0, 0, len(buffer) - 12, _NO_EPOCH, _MAGIC, 0, self._attributes, self._n - 1, timestamp_ms,
-            timestamp_ms, *self._producer, self._n,
+            buffer, 0, 0, len(buffer) - 12, _NO_EPOCH, _MAGIC, 0, attributes, n - 1, timestamp_ms, timestamp_ms,
+            producer_id, producer_epoch, base_sequence, n,
         )  # fmt: skip
         struct.pack_into(">I", buffer, _BEFORE_CRC, calc_crc32c(memoryview(buffer)[_AFTER_CRC:]))
 
+    return CompleteBatch(buffer, n, write_header)
 
-def pack(packed: Packed, *, timestamp_ms: int, bytes_max: int, is_transactional: bool) -> list[PackedBatch]:
+
+def pack(packed: Packed, *, timestamp_ms: int, bytes_max: int, is_transactional: bool) -> list[CompleteBatch]:
     """Return the record batches of `packed`, in order, of at most `bytes_max` bytes each, or of a single record.
 
     All records get the same time. A topic that is compressed by its producers gets them uncompressed.
@@ -112,7 +75,7 @@ def pack(packed: Packed, *, timestamp_ms: int, bytes_max: int, is_transactional:
     for end, size in zip(ends.tolist(), sizes.tolist(), strict=True):
         buffer = bytearray(size)
         _write(*keys, *values, first, end, np.frombuffer(buffer, np.uint8))
-        batches.append(PackedBatch(buffer, end - first, timestamp_ms=timestamp_ms, is_transactional=is_transactional))
+        batches.append(batch_of(buffer, end - first, timestamp_ms=timestamp_ms, is_transactional=is_transactional))
         first = end
     return batches
 

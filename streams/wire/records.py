@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
-from aiokafka.record.util import decode_varint_py
 from numpy.typing import NDArray
 
 from streams.contract import DeadReason
+from streams.inside_aiokafka import decode_varint_py
 from streams.wire.spans import NO_BYTES
 
 OFFSET, TIMESTAMP, KEY_START, KEY_SIZE, VALUE_START, VALUE_SIZE, HEADERS_START = range(7)

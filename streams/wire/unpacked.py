@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
 from streams.compiled import bounded_inlined, bounded_kernel
+from streams.inside_aiokafka import calc_crc32c
 from streams.wire.bounded_bytes import byte_at
 from streams.wire.decompression import TooLarge, Unreadable, decompressed
 from streams.wire.records import (

@@ -3,11 +3,11 @@
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.group.raw_records import AS_ARRAYS
+from streams.inside_aiokafka import calc_crc32c
 from streams.wire.fetched import frames
 from streams.wire.records import Records, Taken
 from streams.wire.unpacked import batch_in, unpack

@@ -5,11 +5,11 @@ import asyncio
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from streams.inside_aiokafka import BatchBuilder, built
 from streams.wire.packed import Packed, pack
 from streams.wire.spans import Spans
 
@@ -26,15 +26,13 @@ def packed(records: Records) -> Packed:
 
 def by_aiokafka(records: Records, *, bytes_max: int, is_transactional: bool, state: tuple | None) -> list[bytes]:
     """The batches of aiokafka's own builder, which is full at `batch_size` bytes, and not beyond."""
-    built, rest = [], list(records)
+    full, rest = [], list(records)
     while rest:
         builder = BatchBuilder(bytes_max + 1, 0, is_transactional=is_transactional)
         while rest and builder.append(timestamp=NOW_MS, key=rest[0][0], value=rest[0][1]) is not None:
             rest.pop(0)
-        if state:
-            builder._set_producer_state(*state)
-        built.append(bytes(builder._build()))
-    return built
+        full.append(bytes(built(builder, producer=state)))
+    return full
 
 
 @settings(deadline=None, max_examples=100)
@@ -49,11 +47,8 @@ def test_batches_have_the_bytes_of_aiokafkas_own_builder_and_split_where_it_does
     records, bytes_max, is_transactional, state
 ) -> None:
     batches = pack(packed(records), timestamp_ms=NOW_MS, bytes_max=bytes_max, is_transactional=is_transactional)
-    for batch in batches:
-        if state:
-            batch._set_producer_state(*state)
 
-    assert [bytes(batch._build()) for batch in batches] == by_aiokafka(
+    assert [bytes(built(batch, producer=state)) for batch in batches] == by_aiokafka(
         records, bytes_max=bytes_max, is_transactional=is_transactional, state=state
     )
     assert sum(batch.record_count() for batch in batches) == len(records)
@@ -63,12 +58,10 @@ def test_batches_have_the_bytes_of_aiokafkas_own_builder_and_split_where_it_does
 def test_a_new_producer_state_gives_the_bytes_of_a_batch_that_never_had_another() -> None:
     records = [(b"leaf", b"%d" % i) for i in range(100)]
     (batch,) = pack(packed(records), timestamp_ms=NOW_MS, bytes_max=1 << 20, is_transactional=True)
-    batch._set_producer_state(7, 1, 50)
-    batch._build()
+    built(batch, producer=(7, 1, 50))
 
-    batch._set_producer_state(8, 2, 0)
+    again = bytes(built(batch, producer=(8, 2, 0)))
 
-    again = bytes(batch._build())
     assert [again] == by_aiokafka(records, bytes_max=1 << 20, is_transactional=True, state=(8, 2, 0))
     read = MemoryRecords(again).next_batch()
     assert read.validate_crc()
