@@ -17,12 +17,12 @@ from streams.contract import CLASSES, Prediction
 from streams.features import record_batch
 from streams.features.fingerprints import features_sha256
 from streams.features.kernel import Rows
-from streams.features.partition import Advanced, Message, advance, dead_letter
+from streams.features.partition import Advanced, advance, dead_letter
 from streams.features.snapshot import Chunks, Manifest, check, copy_dirty, ids_in
 from streams.features.stream_table import StreamTable
 from streams.group.owner import Messages, Outputs, Owner
 from streams.measures import cpu
-from streams.wire.packed import Packed
+from streams.wire.packed import Message, Packed
 from streams.wire.records import Record, Records
 
 _FORGET_EVERY_MS = 600_000

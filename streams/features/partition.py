@@ -12,6 +12,7 @@ from streams.features.stream_table import StreamTable
 from streams.features.windows import LATENESS_MS
 from streams.topics import DEAD_KEY_BYTES_MAX, DEAD_VALUE_BYTES_MAX
 from streams.wire.decode import Decoded, Rejected, decode, reject
+from streams.wire.packed import Message
 from streams.wire.records import Record, Records
 
 
@@ -26,14 +27,6 @@ class Advanced(NamedTuple):
     rejected: list[Rejected]
     late: int
     repeats: int
-
-
-class Message(NamedTuple):
-    """A record to be sent."""
-
-    key: bytes | None
-    value: bytes | bytearray | None
-    headers: list[tuple[str, bytes]] | None = None
 
 
 def advance(table: StreamTable, records: Sequence[Record]) -> Advanced:

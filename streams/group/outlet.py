@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.features.partition import Message
 from streams.group.failpoints import reached
 from streams.kafka import KafkaSettings, stop_producer, transactional_producer
-from streams.wire.packed import Packed, pack
+from streams.wire.packed import Message, Packed, pack
 
 REQUEST_BYTES_MAX = 16 << 20  # a dead letter may have 7 MiB, and few of them share a request
 BATCH_BYTES_MAX = 256 << 10

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from streams.features.partition import Message
 from streams.features.snapshot import Chunks, Manifest
-from streams.wire.packed import Packed
+from streams.wire.packed import Message, Packed
 from streams.wire.records import Record
 
 Messages = Mapping[str, Packed | Sequence[Message]]

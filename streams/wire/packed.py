@@ -6,12 +6,12 @@ written here is what aiokafka 0.14 writes for the same records, byte for byte.
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.compiled import bounded_inlined, bounded_kernel
-from streams.features.partition import Message
 from streams.inside_aiokafka import CompleteBatch, calc_crc32c
 from streams.wire.spans import Spans, copy_bytes
 
@@ -21,6 +21,14 @@ _MAGIC = 2
 _TRANSACTIONAL = 0x10
 _NO_EPOCH = -1
 _HEADER_BYTES = _HEADER.size
+
+
+class Message(NamedTuple):
+    """A record to be sent."""
+
+    key: bytes | None
+    value: bytes | bytearray | None
+    headers: list[tuple[str, bytes]] | None = None
 
 
 class Packed:

@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import checkout, report
+from infra.commands.bench.figures import benchmark, report
 from infra.options import json_option
 
 
@@ -20,6 +20,5 @@ def command(ports: int, hours: float, as_json: bool) -> None:
     \b
         linkcast bench backfill --json
     """
-    with checkout():
-        from bench.backfill import bench
-    report(bench(ports=ports, hours=hours), as_json)
+    backfill = benchmark("backfill")
+    report(backfill.bench(ports=ports, hours=hours), as_json)

@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import checkout, report
+from infra.commands.bench.figures import benchmark, report
 from infra.options import json_option
 
 
@@ -18,6 +18,5 @@ def command(events: int, as_json: bool) -> None:
     \b
         linkcast bench decode --json
     """
-    with checkout():
-        from bench.decode import bench
-    report(bench(events=events), as_json)
+    decode = benchmark("decode")
+    report(decode.bench(events=events), as_json)

@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import checkout, report
+from infra.commands.bench.figures import benchmark, report
 from infra.options import json_option
 
 
@@ -24,10 +24,9 @@ def command(with_package: bool, as_json: bool) -> None:
     import tempfile
     from pathlib import Path
 
-    with checkout():
-        from bench.edge import bench, package
-    figures = bench()
+    edge = benchmark("edge")
+    figures = edge.bench()
     if with_package:
         with tempfile.TemporaryDirectory() as folder:
-            figures |= package(Path(folder) / "package")
+            figures |= edge.package(Path(folder) / "package")
     report(figures, as_json)

@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import checkout, report
+from infra.commands.bench.figures import benchmark, report
 from infra.options import json_option
 
 
@@ -17,6 +17,5 @@ def command(as_json: bool) -> None:
     \b
         linkcast bench encode --json
     """
-    with checkout():
-        from bench.encode import bench
-    report(bench(), as_json)
+    encode = benchmark("encode")
+    report(encode.bench(), as_json)

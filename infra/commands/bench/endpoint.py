@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from infra.commands.bench.figures import checkout, end_children_on_sigterm, report
+from infra.commands.bench.figures import benchmark, end_children_on_sigterm, report
 from infra.commands.bench.options import model_option
 from infra.options import json_option
 
@@ -25,7 +25,6 @@ def command(rate: int, seconds: float, model: Path | None, as_json: bool) -> Non
     \b
         linkcast bench endpoint --rate 200 --json
     """
-    with checkout():
-        from bench.endpoint import bench
+    endpoint = benchmark("endpoint")
     end_children_on_sigterm()
-    report(bench(rate=rate, seconds=seconds, model=model), as_json)
+    report(endpoint.bench(rate=rate, seconds=seconds, model=model), as_json)

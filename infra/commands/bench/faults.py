@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import WrongAnswer, checkout, end_children_on_sigterm
+from infra.commands.bench.figures import WrongAnswer, benchmark, end_children_on_sigterm
 from infra.options import json_option
 
 
@@ -21,12 +21,11 @@ def command(seed: int, as_json: bool) -> None:
     """
     import json
 
-    with checkout():
-        from bench.faults import bench, failed, table
+    faults = benchmark("faults")
     end_children_on_sigterm()
-    figures = bench(seed=seed)
-    click.echo(table(figures), err=True)
+    figures = faults.bench(seed=seed)
+    click.echo(faults.table(figures), err=True)
     if as_json:
         click.echo(json.dumps(figures))
-    if failed(figures):
+    if faults.failed(figures):
         raise WrongAnswer("a fault did harm: see the table above, and run its kind alone by 'make test-faults'")

@@ -1,7 +1,8 @@
 """What every benchmark is run with: the checkout, the end of its children, and figures that count or are refused."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import importlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -20,11 +21,10 @@ class NotHeld(LinkcastError):
     """The load was not what it should be, or the machine had others to serve."""
 
 
-@contextmanager
-def checkout() -> Iterator[None]:
-    """Import from `bench` in here: where there is none, `NoCheckout` is raised."""
+def benchmark(name: str) -> Any:
+    """Return a module of `bench` by its name, as nothing of `infra` imports that; raises `NoCheckout` where none is."""
     try:
-        yield
+        return importlib.import_module(f"bench.{name}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "bench":
             raise

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from infra.commands.bench.figures import checkout, end_children_on_sigterm, report
+from infra.commands.bench.figures import benchmark, end_children_on_sigterm, report
 from infra.commands.bench.options import model_option
 from infra.options import json_option
 
@@ -30,7 +30,6 @@ def command(
         linkcast bench hop --events 1000000 --json
         linkcast bench hop --events 8000000 --streams 1000000
     """
-    with checkout():
-        from bench.hop import bench
+    bench = benchmark("hop").bench
     end_children_on_sigterm()
     report(bench(events=events, streams=streams, sweep=sweep, as_arrow=arrow, workers=workers, model=model), as_json)

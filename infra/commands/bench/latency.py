@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from infra.commands.bench.figures import checkout, end_children_on_sigterm, report
+from infra.commands.bench.figures import benchmark, end_children_on_sigterm, report
 from infra.commands.bench.options import model_option, streams_option
 from infra.options import json_option
 
@@ -27,7 +27,6 @@ def command(rate: int, seconds: int, streams: int, model: Path | None, as_json: 
     \b
         linkcast bench latency --rate 10000 --json
     """
-    with checkout():
-        from bench.latency import bench
+    latency = benchmark("latency")
     end_children_on_sigterm()
-    report(bench(rate=rate, seconds=seconds, streams=streams, model=model), as_json)
+    report(latency.bench(rate=rate, seconds=seconds, streams=streams, model=model), as_json)

@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import checkout, report
+from infra.commands.bench.figures import benchmark, report
 from infra.options import json_option
 
 
@@ -23,6 +23,5 @@ def command(streams: int, events: int, as_json: bool) -> None:
     \b
         linkcast bench memory --json
     """
-    with checkout():
-        from bench.memory import bench
-    report(bench(streams=streams, events=events), as_json)
+    memory = benchmark("memory")
+    report(memory.bench(streams=streams, events=events), as_json)

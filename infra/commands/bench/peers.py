@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from infra.commands.bench.figures import WrongAnswer, checkout, end_children_on_sigterm
+from infra.commands.bench.figures import WrongAnswer, benchmark, end_children_on_sigterm
 from infra.options import json_option
 
 
@@ -54,17 +54,16 @@ def command(
     import json
     import logging
 
-    with checkout():
-        from bench.peers import Plan, bench, table, write_into
+    peers = benchmark("peers")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     end_children_on_sigterm()
     given = click.get_current_context().get_parameter_source("engines") is not ParameterSource.DEFAULT
     names = engines.split(",") if given or offered is None else ["linkcast"]
-    figures = bench(names, Plan(rounds=rounds, events=events, offered=offered, kill=kill), quick=quick)
-    click.echo(table(figures), err=True)
+    figures = peers.bench(names, peers.Plan(rounds=rounds, events=events, offered=offered, kill=kill), quick=quick)
+    click.echo(peers.table(figures), err=True)
     if markdown:
-        write_into(markdown, table(figures))
+        peers.write_into(markdown, peers.table(figures))
     if as_json:
         click.echo(json.dumps(figures))
     failed = [name for name, engine in figures["engines"].items() if engine.get("failed")]

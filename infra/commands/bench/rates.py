@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from infra.commands.bench.figures import checkout, end_children_on_sigterm, report
+from infra.commands.bench.figures import benchmark, end_children_on_sigterm, report
 from infra.commands.bench.options import model_option, streams_option
 from infra.options import json_option
 
@@ -24,7 +24,6 @@ def command(seconds: int, streams: int, model: Path | None, as_json: bool) -> No
     \b
         linkcast bench rates --json
     """
-    with checkout():
-        from bench.rates import bench
+    rates = benchmark("rates")
     end_children_on_sigterm()
-    report(bench(seconds=seconds, streams=streams, model=model), as_json)
+    report(rates.bench(seconds=seconds, streams=streams, model=model), as_json)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from infra.commands.bench.figures import checkout, end_children_on_sigterm, report
+from infra.commands.bench.figures import benchmark, end_children_on_sigterm, report
 from infra.commands.bench.options import model_option
 from infra.options import json_option
 
@@ -29,8 +29,7 @@ def command(streams: int, events_a_stream: int, rebalance_streams: int, model: P
     \b
         linkcast bench recovery --streams 100000 --json
     """
-    with checkout():
-        from bench.recovery import bench
+    recovery = benchmark("recovery")
     end_children_on_sigterm()
     sizes = {"streams": streams, "events_a_stream": events_a_stream, "rebalance_streams": rebalance_streams}
-    report(bench(**sizes, model=model), as_json)
+    report(recovery.bench(**sizes, model=model), as_json)

@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import checkout, report
+from infra.commands.bench.figures import benchmark, report
 from infra.options import json_option
 
 
@@ -18,6 +18,5 @@ def command(ports: int, hours: float, as_json: bool) -> None:
     \b
         linkcast bench simulate --json
     """
-    with checkout():
-        from bench.simulate import bench
-    report(bench(ports=ports, hours=hours), as_json)
+    simulate = benchmark("simulate")
+    report(simulate.bench(ports=ports, hours=hours), as_json)

@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import WrongAnswer, checkout, end_children_on_sigterm, report
+from infra.commands.bench.figures import WrongAnswer, benchmark, end_children_on_sigterm, report
 from infra.options import json_option
 
 
@@ -19,10 +19,9 @@ def command(records: int, kills: int, as_json: bool) -> None:
     \b
         linkcast bench soak --records 4000 --kills 1 --json
     """
-    with checkout():
-        from bench.soak import bench, failed
+    soak = benchmark("soak")
     end_children_on_sigterm()
-    figures = bench(records=records, kills=kills)
+    figures = soak.bench(records=records, kills=kills)
     report(figures, as_json)
-    if wrong := failed(figures):
+    if wrong := soak.failed(figures):
         raise WrongAnswer(f"not 0: {', '.join(wrong)}; see the figures above")

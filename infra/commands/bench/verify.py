@@ -2,7 +2,7 @@
 
 import click
 
-from infra.commands.bench.figures import checkout, end_children_on_sigterm, report
+from infra.commands.bench.figures import benchmark, end_children_on_sigterm, report
 from infra.options import json_option
 
 
@@ -19,7 +19,6 @@ def command(events: int, kills: int, as_json: bool) -> None:
     \b
         linkcast bench verify --json
     """
-    with checkout():
-        from bench.verify import bench
+    verify = benchmark("verify")
     end_children_on_sigterm()
-    report(bench(events=events, kills=kills), as_json)
+    report(verify.bench(events=events, kills=kills), as_json)

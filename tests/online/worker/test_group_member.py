@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bench.faults import kinds
 from bench.faults.scenario import FaultDidNotFire
 from online.models.publish import publish
-from streams.features.partition import Message
 from streams.group import membership
 from streams.group.outlet import AtLeastOnce, ExactlyOnce
 from streams.group.runner import Membership, Runner
 from streams.kafka import KafkaSettings, consuming
+from streams.wire.packed import Message
 from tests.online.worker.test_worker import fabric, oracle, predicted, public_key_file, said, world
 from tests.online.worker.test_worker_changes import model_is, model_of_each
 
