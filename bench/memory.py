@@ -10,6 +10,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.contract import METRICS
 from streams.features.kernel import ROW, Columns
 from streams.features.stream_table import StreamTable, compile_kernel
 from streams.features.windows import STREAM
@@ -57,7 +58,7 @@ def _costs(table: StreamTable, slot: NDArray[np.int64], ts: NDArray[np.int64], r
     for start in range(0, len(slot), _BATCH):
         batch = slice(start, start + _BATCH)
         n = len(slot[batch])
-        columns = Columns(slot[batch], ts[batch], rng.random((n, 6)), np.zeros(n, np.int64))
+        columns = Columns(slot[batch], ts[batch], rng.random((n, len(METRICS))), np.zeros(n, np.int64))
         began = time.process_time_ns()
         disposition, _ = table.advance(columns)
         costs.append((time.process_time_ns() - began) / n)

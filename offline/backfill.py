@@ -78,7 +78,7 @@ def backfill_columns(
     stream_ids: Sequence[str],
     time_zone: str = "UTC",
 ) -> Backfill:
-    """Run the kernel over events in arrival order: index into `stream_ids`, ms, and metrics of shape (n, 6)."""
+    """Run the kernel over events in arrival order: index into `stream_ids`, ms, and metrics of shape (n, 12)."""
     table = StreamTable(time_zone=time_zone, streams_max=max(1, len(stream_ids)))
     disposition, rows = table.advance(Columns(table.slots(stream_ids)[slot], ts, metrics, np.zeros(ts.size, np.int64)))
     return Backfill(disposition, *rows)

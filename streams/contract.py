@@ -31,8 +31,22 @@ FAULT_CLASSES: tuple[str, ...] = get_args(FaultClass)
 CLASSES = (HEALTHY, *FAULT_CLASSES)
 """Class codes: index 0 is healthy, 1 to 10 are the fault classes of the spec in its order."""
 
-METRICS = ("latency_p99", "utilization", "error_rate", "bandwidth_gbps", "qp_errors", "mr_failures")
-"""The metrics of an event, in the order of every metric array here."""
+METRICS = (
+    "latency_p99",
+    "utilization",
+    "error_rate",
+    "bandwidth_gbps",
+    "qp_errors",
+    "mr_failures",
+    "symbol_errors",
+    "recoveries",
+    "link_downed",
+    "remote_errors",
+    "discards",
+    "stall",
+)
+"""The metrics of an event, in the order of every metric array here. The core features and the rules rest on the first
+six; the others tell of a dying cable where nobody probes latency."""
 
 FEATURES = (
     "latency_p99",
@@ -136,7 +150,15 @@ class MetricEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     bandwidth_gbps: NonNegative | None = None  # Gb/s of data, the larger of the two directions
     qp_errors: NonNegative | None = None  # queue-pair errors per 60 s, flush errors not counted
     mr_failures: NonNegative | None = None  # remote-access and registration failures per 60 s; feeds a rule only
-    extra: dict[str, float] | None = None  # named numbers for the extended feature set: stall, recoveries, BER …
+    symbol_errors: NonNegative | None = None  # errors on the line per 60 s, before any packet is lost
+    recoveries: NonNegative | None = None  # of the link by retraining, per 60 s
+    link_downed: NonNegative | None = None  # failed recoveries that took the link down, per 60 s
+    remote_errors: NonNegative | None = (
+        None  # packets that arrived already marked bad, per 60 s: an earlier link's fault
+    )
+    discards: NonNegative | None = None  # packets that the port could not send, per 60 s
+    stall: Fraction | None = None  # of the line rate, lost to waiting for credits
+    extra: dict[str, float] | None = None  # further named numbers: bit error rate, temperature, rate …
 
 
 DeadReason = Literal[

@@ -42,11 +42,15 @@ _ROWS_OF_INCIDENT = 20  # of one stream before its start, and as many from then 
 _HEALTHY_ONE_IN = 16
 # Assumed shares of what sources tell: the simulator probes every port, real fabrics don't. A model that never saw one
 # without latency called an idle port at risk 96.
+_CABLE = ("symbol_errors", "recoveries", "link_downed", "remote_errors", "discards", "stall")  # port counters
 _SOURCES = (
     (0.55, METRICS),
-    (0.30, ("utilization", "error_rate", "bandwidth_gbps", "qp_errors", "mr_failures")),  # counters, no prober
-    (0.10, ("utilization", "error_rate", "bandwidth_gbps")),  # node_exporter, perfquery
-    (0.05, ("utilization", "bandwidth_gbps")),
+    (0.30, ("utilization", "error_rate", "bandwidth_gbps", "qp_errors", "mr_failures", *_CABLE)),  # sysfs, no prober
+    (
+        0.10,
+        ("utilization", "error_rate", "bandwidth_gbps", *_CABLE),
+    ),  # node_exporter; perfquery, its links' rates known
+    (0.05, ("utilization", "bandwidth_gbps")),  # the barest
 )
 
 
@@ -139,7 +143,7 @@ def _rows(fabric: Fabric, time_zone: str) -> _Rows:
 
 
 def _hidden(n_streams: int, seed: int) -> NDArray[np.bool_]:
-    """Return which metrics each stream's source doesn't tell, shape (n_streams, 6)."""
+    """Return which metrics each stream's source doesn't tell, shape (n_streams, 12)."""
     kind = np.random.default_rng([seed, n_streams]).choice(len(_SOURCES), n_streams, p=[share for share, _ in _SOURCES])
     return np.array([[metric not in told for metric in METRICS] for _, told in _SOURCES])[kind]
 

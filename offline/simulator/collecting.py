@@ -21,7 +21,7 @@ class LastRead(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """Events on their way, shape (n,) and (n, 6). `arrival_ms` is when they are sent, since the start of the run."""
+    """Events on their way, shape (n,) and (n, 12). `arrival_ms` is when they are sent, since the start of the run."""
 
     arrival_ms: NDArray[np.int64]
     stream: NDArray[np.int32]

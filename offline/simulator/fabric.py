@@ -36,7 +36,7 @@ SLICE_PORTS = 64  # 64 x 64 samples keep their counters near the cache: 1.5 time
 
 
 class Block(NamedTuple):
-    """Events in arrival order, shape (n,), and (n, 6) for `metrics`."""
+    """Events in arrival order, shape (n,), and (n, 12) for `metrics`."""
 
     stream: NDArray[np.int32]  # index into `Fabric.stream_ids`
     ts: NDArray[np.int64]  # event time, ms, by the node's own clock

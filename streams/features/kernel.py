@@ -33,7 +33,7 @@ class Columns(NamedTuple):
 
     slot: NDArray[np.int64]  # (n,) of the stream
     ts: NDArray[np.int64]  # (n,) event time, ms
-    metrics: NDArray[np.float64]  # (n, 6) in the order of `contract.METRICS`, NaN missing
+    metrics: NDArray[np.float64]  # (n, 12) in the order of `contract.METRICS`, NaN missing
     seen: NDArray[np.int64]  # (n,) the broker's time of the record, ms; zeros where there is no broker
 
 

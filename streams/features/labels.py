@@ -12,16 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.compiled import inlined
-from streams.contract import CLASSES, HEALTHY, METRICS, LinkcastError
+from streams.contract import CLASSES, HEALTHY, LinkcastError
 
 OPERANDS = (
-    *METRICS,
+    "latency_p99",
+    "utilization",
+    "error_rate",
+    "bandwidth_gbps",
+    "qp_errors",
+    "mr_failures",
     "latency_baseline",
     "utilization_baseline",
     "bandwidth_baseline",
     "latency_increase",
     "bandwidth_ratio",
 )
+"""What rules may name, in the places where the kernel writes it."""
 OPERAND_ROW = np.dtype([("of", np.float64, (len(OPERANDS),))])
 """The operands of one event, as compiled code takes them."""
 DEFAULT_RULES = Path(__file__).with_name("rules.toml")

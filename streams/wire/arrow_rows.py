@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from streams.contract import EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, METRICS, STREAM_ID_BYTES_MAX, VERSION, MetricEvent
 from streams.wire.arrow_messages import first_look, schema_of
 from streams.wire.arrow_sweep import SCHEMA
-from streams.wire.events import Refusal, is_stream_id, parse
-from streams.wire.scan import METRIC_MAX
+from streams.wire.events import METRIC_MAX, Refusal, is_stream_id, parse
 
 _SCHEMA = SCHEMA.append(pa.field("v", pa.int64()))
 

@@ -50,7 +50,7 @@ class Decoded(NamedTuple):
     id_start: NDArray[np.int64]  # (n,) of the stream's id in `id_bytes`
     id_end: NDArray[np.int64]
     ts: NDArray[np.int64]  # (n,) event time, ms
-    metrics: NDArray[np.float64]  # (n, 6) in the order of `contract.METRICS`, NaN missing
+    metrics: NDArray[np.float64]  # (n, 12) in the order of `contract.METRICS`, NaN missing
     record: NDArray[np.int64]  # (n,) place of the event's record in the fetch
     element: NDArray[np.int64]  # (n,) place of the event in its record
     seen: NDArray[np.int64]  # (n,) the broker's time of the record, ms

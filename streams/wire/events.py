@@ -6,6 +6,7 @@ the slow way round that finds the reason.
 
 import json
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -20,6 +21,9 @@ from streams.contract import (
     DeadReason,
     MetricEvent,
 )
+
+METRIC_MAX = np.array([1e12, 100.0, 1.0, *8 * (1e12,), 1.0])
+"""The upper bounds of the metrics in `contract.MetricEvent`, in the order of `contract.METRICS`; the least is 0."""
 
 Refusal = tuple[DeadReason, str]
 """Why something is no event: the reason, and the detail in words."""
@@ -46,6 +50,12 @@ class _MetricTypes(msgspec.Struct):
     bandwidth_gbps: float | None = None
     qp_errors: float | None = None
     mr_failures: float | None = None
+    symbol_errors: float | None = None
+    recoveries: float | None = None
+    link_downed: float | None = None
+    remote_errors: float | None = None
+    discards: float | None = None
+    stall: float | None = None
     extra: dict[str, float] | None = None
 
 
@@ -163,12 +173,8 @@ def _past_space(text: str, at: int) -> int:
 
 
 def metrics_of(events: Sequence[MetricEvent]) -> NDArray[np.float64]:
-    """Return the metrics of n events, shape (n, 6) in the order of `contract.METRICS`, NaN where missing."""
+    """Return the metrics of n events, shape (n, 12) in the order of `contract.METRICS`, NaN where missing."""
     metrics = np.empty((len(events), len(METRICS)))
-    metrics[:, 0] = [e.latency_p99 for e in events]
-    metrics[:, 1] = [e.utilization for e in events]
-    metrics[:, 2] = [e.error_rate for e in events]
-    metrics[:, 3] = [e.bandwidth_gbps for e in events]
-    metrics[:, 4] = [e.qp_errors for e in events]
-    metrics[:, 5] = [e.mr_failures for e in events]
+    for i, name in enumerate(METRICS):
+        metrics[:, i] = list(map(attrgetter(name), events))
     return metrics

@@ -15,6 +15,7 @@ from streams.compiled import bounded_inlined, bounded_kernel
 from streams.contract import EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, METRICS, STREAM_ID_BYTES_MAX
 from streams.wire.bounded_bytes import byte_at
 from streams.wire.decimal import number
+from streams.wire.events import METRIC_MAX
 
 TS, ID_START, ID_END, RECORD, ELEMENT, SEEN = range(6)
 """The rows of `places`."""
@@ -26,8 +27,6 @@ _KEYS = (*METRICS, "stream_id", "ts", "v")
 _N_METRICS = len(METRICS)
 _ID_KEY, _TS_KEY, _V_KEY = _N_METRICS, _N_METRICS + 1, _N_METRICS + 2
 _NEEDED = (1 << _ID_KEY) | (1 << _TS_KEY)
-METRIC_MAX = np.array([1e12, 100.0, 1.0, 1e12, 1e12, 1e12])
-"""The upper bounds of the metrics in `contract.MetricEvent`, in the order of `contract.METRICS`."""
 
 _KEY_BYTES_MAX = 16
 
@@ -66,7 +65,7 @@ def scan(
     `data` holds the values, from `starts` (r,) on and of `sizes` (r,), 0 or less for one that is to be left; no byte
     outside a value is read for it. The columns have room for an event a brace, and a record for whose events there is
     no room is left. They are filled in log order: `places` (6, room) with ts, start and end of the id in `data`,
-    record, element and seen; `metrics` (room, 6). `is_mine` (r,) becomes 1 where the whole record was taken. `seen`
+    record, element and seen; `metrics` (room, 12). `is_mine` (r,) becomes 1 where the whole record was taken. `seen`
     (r,) is the broker's time of each record, ms: an event more than `ahead_ms_max` past it is counted.
     """
     n, left, ahead = 0, 0, 0

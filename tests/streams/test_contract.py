@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "data" / "golden" / "v1"
 TYPES = {
     "metric_event": contract.MetricEvent,
+    "metric_event_counted": contract.MetricEvent,
     "metric_event_sparse": contract.MetricEvent,
     "metric_sweep": list[contract.MetricEvent],
     "prediction": contract.Prediction,

@@ -46,7 +46,17 @@ FASTEST_GBPS = 1_600.0
 """No link is faster, so neither is one whose rate is unknown (4X GDR)."""
 
 COUNT_PER_MINUTE_MAX = 1e12
-"""The bound of the contract; no 32-bit counter gets there in an interval of more than a few milliseconds."""
+"""The bound of the contract; no 32-bit counter gets there in an interval of more than a few milliseconds, but a 64-bit
+one may."""
+
+COUNTED = {
+    "symbol_errors": "symbol_error",
+    "recoveries": "link_error_recovery",
+    "link_downed": "link_downed",
+    "remote_errors": "port_rcv_remote_physical_errors",
+    "discards": "port_xmit_discards",
+}
+"""The metrics that are one counter per 60 s."""
 
 FloatArray = NDArray[np.float64]
 
@@ -89,10 +99,8 @@ def metrics(deltas: Deltas, link: LinkState, joint: Mapping[str, Deltas] | None 
 
     `joint` has the deltas of the `JOINT` metrics where these aren't `deltas`: each over one interval for all counters.
 
-    Metrics, in the units of `contract.MetricEvent`: `utilization`, `error_rate`, `bandwidth_gbps`, `qp_errors`,
-    `mr_failures`. Extras: `tx_gbps`, `rx_gbps`, `rate_gbps` (Gb/s); `stall` (fraction of the line rate lost to waiting
-    for credits); `symbol_errors`, `recoveries`, `link_downed`, `remote_errors` (per 60 s); `saturated`, `reset`,
-    `quarantined` (how many counters or figures), `gap` (0 or 1).
+    Metrics, in the units of `contract.MetricEvent`: all of its, but for `latency_p99`. Extras: `tx_gbps`, `rx_gbps`,
+    `rate_gbps` (Gb/s); `saturated`, `reset`, `quarantined` (how many counters or figures), `gap` (0 or 1).
     """
     by_metric = dict.fromkeys(JOINT, deltas) | dict(joint or {})
     limit_gbps = LINE_RATE_TOLERANCE * np.where(np.isnan(link.rate_gbps) | link.is_bond, FASTEST_GBPS, link.rate_gbps)
@@ -103,6 +111,7 @@ def metrics(deltas: Deltas, link: LinkState, joint: Mapping[str, Deltas] | None 
     stall, stall_bad = _within(_stall(deltas, link.rate_gbps), LINE_RATE_TOLERANCE)
     qp_errors, qp_bad = _within(_qp_errors(by_metric["qp_errors"]), COUNT_PER_MINUTE_MAX)
     mr_failures, mr_bad = _within(_mr_failures(by_metric["mr_failures"]), COUNT_PER_MINUTE_MAX)
+    counted = {name: _within(_per_minute(deltas, of), COUNT_PER_MINUTE_MAX) for name, of in COUNTED.items()}
     utilization, _ = _within(_ratio(100 * bandwidth, link.rate_gbps), 100 * LINE_RATE_TOLERANCE)
     return {
         "utilization": np.minimum(utilization, 100.0),
@@ -110,18 +119,19 @@ def metrics(deltas: Deltas, link: LinkState, joint: Mapping[str, Deltas] | None 
         "bandwidth_gbps": bandwidth,
         "qp_errors": qp_errors,
         "mr_failures": mr_failures,
+        **{name: figure for name, (figure, _) in counted.items()},
+        "stall": np.minimum(stall, 1.0),
         "tx_gbps": tx,
         "rx_gbps": rx,
         "rate_gbps": link.rate_gbps,
-        "stall": np.minimum(stall, 1.0),
-        "symbol_errors": _per_minute(deltas, "symbol_error"),
-        "recoveries": _per_minute(deltas, "link_error_recovery"),
-        "link_downed": _per_minute(deltas, "link_downed"),
-        "remote_errors": _per_minute(deltas, "port_rcv_remote_physical_errors"),
         "saturated": deltas.is_saturated.sum(axis=1, dtype=np.float64),
         "reset": deltas.is_reset.sum(axis=1, dtype=np.float64),
         "gap": deltas.is_gap.astype(np.float64),
-        "quarantined": np.sum([tx_bad, rx_bad, error_bad, stall_bad, qp_bad, mr_bad], axis=0, dtype=np.float64),
+        "quarantined": np.sum(
+            [tx_bad, rx_bad, error_bad, stall_bad, qp_bad, mr_bad, *(is_bad for _, is_bad in counted.values())],
+            axis=0,
+            dtype=np.float64,
+        ),
     }
 
 

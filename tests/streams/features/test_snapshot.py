@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.contract import STREAM_ID_BYTES_MAX
+from streams.contract import METRICS, STREAM_ID_BYTES_MAX
 from streams.features.kernel import Columns
 from streams.features.snapshot import (
     Chunks,
@@ -35,8 +35,8 @@ def arrivals(seed: int, streams: int, events: int) -> tuple[list[str], Columns]:
     )
     slot = np.minimum(draw.geometric(2 / streams, events) - 1, streams - 1)
     ts = at - draw.choice([0, 7_000, 400_000, 700_000], events, p=[0.9, 0.05, 0.04, 0.01])
-    metrics = draw.gamma(2.0, 10.0, (events, 6))
-    metrics[draw.random((events, 6)) < 0.1] = np.nan
+    metrics = draw.gamma(2.0, 10.0, (events, len(METRICS)))
+    metrics[draw.random(metrics.shape) < 0.1] = np.nan
     return [f"node-{s % 5}/{s}" for s in slot], Columns(slot, ts, metrics, np.zeros_like(ts))
 
 
@@ -89,7 +89,7 @@ def test_going_on_from_any_snapshot_gives_the_bytes_of_an_uninterrupted_run(seed
 def test_a_second_snapshot_writes_only_what_changed() -> None:
     table, log = StreamTable(), Log()
     ids = [f"node/{i}" for i in range(100)]
-    metrics = np.full((100, 6), 7.0)
+    metrics = np.full((100, len(METRICS)), 7.0)
     for minute in range(60):
         table.advance(Columns(table.slots(ids), np.full(100, T0 + minute * 60_000), metrics, np.zeros(100, np.int64)))
     first = log.write(table, 1)

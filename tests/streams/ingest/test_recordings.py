@@ -18,8 +18,7 @@ from pyarrow import csv, parquet
 from streams.contract import EVENT_TIME_MS_MIN, METRICS, MetricEvent
 from streams.ingest import recordings
 from streams.ingest.recordings import lines as text
-from streams.ingest.recordings.parquet import METRIC_MAX
-from streams.wire.events import parse
+from streams.wire.events import METRIC_MAX, parse
 
 T = 1_760_000_000_000
 GOOD = b'{"stream_id":"leaf-1/1","ts":1760000000000,"utilization":5.0}'

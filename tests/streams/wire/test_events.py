@@ -55,10 +55,10 @@ def test_what_is_no_array_has_no_elements(value):
 
 def test_metrics_are_in_the_order_of_the_contract_and_missing_is_nan():
     event = msgspec.convert(
-        {"stream_id": "a/1", "ts": 946_684_800_000} | {m: i / 10 for i, m in enumerate(METRICS)}, MetricEvent
+        {"stream_id": "a/1", "ts": 946_684_800_000} | {m: i / 20 for i, m in enumerate(METRICS)}, MetricEvent
     )
     bare = MetricEvent(stream_id="a/1", ts=946_684_800_000)
 
-    assert metrics_of([event])[0].tolist() == [i / 10 for i in range(6)]
+    assert metrics_of([event])[0].tolist() == [i / 20 for i in range(len(METRICS))]
     assert np.isnan(metrics_of([bare])).all()
-    assert metrics_of([]).shape == (0, 6)
+    assert metrics_of([]).shape == (0, len(METRICS))

@@ -48,7 +48,11 @@ KEYS = st.sampled_from([*METRICS, *METRICS, "v", "ts", "stream_id", "extra", "un
 def texts(draw: st.DrawFn) -> str:
     """The JSON of an event, or nearly."""
     fields = draw(
-        st.lists(st.tuples(st.sampled_from(METRICS), NUMBERS | st.just("null")), max_size=6, unique_by=lambda f: f[0])
+        st.lists(
+            st.tuples(st.sampled_from(METRICS), NUMBERS | st.just("null")),
+            max_size=len(METRICS),
+            unique_by=lambda f: f[0],
+        )
     )
     fields += [("stream_id", f'"{draw(IDS)}"'), ("ts", draw(TIMES))]
     fields += draw(st.just([("v", "1")]) | st.lists(st.tuples(KEYS, NUMBERS | ODD | TIMES), max_size=1))
@@ -109,6 +113,8 @@ USUAL = [
     b'{"v":1,"stream_id":"leaf-012/17","ts":1699999999999,"utilization":42.0,"error_rate":1e-06,"latency_p99":null}',
     b'{ "stream_id": "l/1" ,\r\n\t"ts": 946684800000, "qp_errors": 3 }\n',
     b'{"stream_id":"l","ts":946684800001,"bandwidth_gbps":1000000000000,"mr_failures":0.125,"latency_p99":12.5E1}',
+    b'{"ts":946684800001,"stream_id":"l","symbol_errors":6,"recoveries":0.5,"link_downed":0,"remote_errors":1e3}',
+    b'{"ts":946684800001,"stream_id":"l","discards":null,"stall":0.25}',
     b' [ {"ts":946684800005,"stream_id":"l","utilization":0} , {"ts":946684800006,"stream_id":"l","qp_errors":1.0} ] ',
     b'{"stream_id":"l/3","ts":946684800007,"utilization":33.333333333333336,"error_rate":0.1234567890123456}',
 ]

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract import METRICS
-from streams.ingest.sources.counters import COUNTERS, INDEX, Samples, deltas
+from streams.ingest.sources.counters import BITS, COUNTERS, INDEX, Samples, deltas
 from streams.ingest.sources.metrics import LinkState, metrics
+from streams.wire.events import METRIC_MAX
 
 IDLE = dict.fromkeys(
     [
@@ -22,7 +23,7 @@ IDLE = dict.fromkeys(
 )
 
 
-def figures(counted, *, rate_gbps=100.0, is_roce=False, elapsed_s=10.0, unread_at_first=()):
+def figures(counted, *, rate_gbps=100.0, is_roce=False, elapsed_s=10.0, unread_at_first=(), bits=BITS):
     """What metrics a port has that counted `counted` in `elapsed_s`."""
     values = np.zeros((1, len(COUNTERS)), np.uint64)
     is_read = np.zeros(values.shape, bool)
@@ -32,7 +33,10 @@ def figures(counted, *, rate_gbps=100.0, is_roce=False, elapsed_s=10.0, unread_a
     was_read[0, [INDEX[name] for name in unread_at_first]] = False
     zero, boot = np.zeros_like(values), np.zeros(1, np.int64)
     counted = deltas(
-        Samples(zero, was_read, np.zeros(1), boot), Samples(values, is_read, np.full(1, elapsed_s), boot), period_s=10
+        Samples(zero, was_read, np.zeros(1), boot),
+        Samples(values, is_read, np.full(1, elapsed_s), boot),
+        period_s=10,
+        bits=bits,
     )
     got = metrics(counted, LinkState(np.array([rate_gbps]), np.array([is_roce])))
     return {name: float(value[0]) for name, value in got.items()}
@@ -124,7 +128,32 @@ def test_a_port_without_credit_all_the_time_is_stalled():
     assert figures(IDLE | {"port_xmit_wait": ticks})["stall"] == pytest.approx(1.0)
 
 
-BOUNDS = dict.fromkeys(METRICS, math.inf) | {"utilization": 100, "error_rate": 1, "qp_errors": 1e12}
+def test_what_a_cable_lost_is_counted_per_minute_and_missing_where_a_port_does_not_count_it():
+    counted = {
+        "symbol_error": 1,
+        "link_error_recovery": 2,
+        "link_downed": 3,
+        "port_rcv_remote_physical_errors": 4,
+        "port_xmit_discards": 5,
+    }
+    names = ("symbol_errors", "recoveries", "link_downed", "remote_errors", "discards")
+
+    assert [figures(counted, elapsed_s=30.0)[name] for name in names] == [2, 4, 6, 8, 10]
+    assert [figures(dict.fromkeys(counted, 0))[name] for name in names] == [0] * 5
+    assert all(math.isnan(figures({"port_xmit_data": 1})[name]) for name in (*names, "stall"))
+
+
+def test_stall_needs_the_rate_of_the_link():
+    assert math.isnan(figures(IDLE | {"port_xmit_wait": 1}, rate_gbps=math.nan)["stall"])
+
+
+def test_a_count_that_no_port_reaches_is_quarantined():
+    got = figures({"port_xmit_packets": 1, "symbol_error": 2**62}, elapsed_s=10.0, bits=np.full_like(BITS, 64))
+
+    assert (math.isnan(got["symbol_errors"]), got["quarantined"]) == (True, 1)
+
+
+BOUNDS = dict(zip(METRICS, METRIC_MAX.tolist(), strict=True))
 
 
 @given(
