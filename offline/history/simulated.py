@@ -40,9 +40,9 @@ of its rows only."""
 # On a fabric never seen, 10 rows gave the same ROC AUC as 40 (0.806 and 0.805 with 17 fabrics), in a third of the time.
 _ROWS_OF_INCIDENT = 20  # of one stream before its start, and as many from then on
 _HEALTHY_ONE_IN = 16
+_CABLE = ("symbol_errors", "recoveries", "link_downed", "remote_errors", "discards", "stall")  # port counters
 # Assumed shares of what sources tell: the simulator probes every port, real fabrics don't. A model that never saw one
 # without latency called an idle port at risk 96.
-_CABLE = ("symbol_errors", "recoveries", "link_downed", "remote_errors", "discards", "stall")  # port counters
 _SOURCES = (
     (0.55, METRICS),
     (0.30, ("utilization", "error_rate", "bandwidth_gbps", "qp_errors", "mr_failures", *_CABLE)),  # sysfs, no prober
