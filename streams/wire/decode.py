@@ -169,9 +169,9 @@ def _scanned(records: Records, unread: Mapping[int, Refusal | None]) -> tuple[De
     if unread:
         sizes = sizes.copy()
         sizes[list(unread)] = 0
-    # No event without a brace, or shorter than one. Room for more than there are costs as much as the scanner: in new
-    # pages of memory. A megabyte of braces would ask for a hundred.
-    places, metrics = _columns(min(records.braces(), int(np.maximum(sizes, 0).sum()) // _EVENT_BYTES_MIN))
+    # No event without a brace, or shorter than any: a megabyte of braces would ask for a hundred. With room for
+    # more than there are, new pages of memory cost as much as the scanner.
+    places, metrics = _columns(min(records.braces(), len(records.data) // _EVENT_BYTES_MIN))
     is_mine = np.empty(len(records), np.uint8)
     found, left, ahead = scan(
         data, records.places[VALUE_START], sizes, records.timestamp, places, metrics, is_mine, FUTURE_MS_MAX

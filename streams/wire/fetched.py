@@ -49,6 +49,8 @@ def read(
                 reader.take_old(frame)
             else:
                 batch = batch_in(frame)
+                if batch.base_offset < reader.behind:
+                    raise CorruptRecordException(f"a batch that says it is at offset {batch.base_offset}, before it")
                 if not (is_left_out(batch) or batch.is_control or batch.next_offset <= first):
                     reader.take(batch)
                 reader.behind = batch.next_offset
@@ -56,12 +58,18 @@ def read(
                 break
     except CorruptRecordException as error:
         raise CorruptRecordException(
-            f"{partition}@{reader.behind}: {error.args[0]}. It is asked for again; if it stays so, the broker's log is "
-            "broken, or what lies between: see docs/operations.md"
+            f"{partition}@{max(first, reader.behind)}: {error.args[0]}. It is asked for again; if it stays so, the "
+            "broker's log is broken, or what lies between: see docs/operations.md"
         ) from None
     reader.make()
-    parts = (records[at : at + RECORDS_MAX] for records in reader.made for at in range(0, len(records), RECORDS_MAX))
-    return Fetched(list(parts), max(first, reader.behind))
+    return Fetched([part for records in reader.made for part in _parts(records)], max(first, reader.behind))
+
+
+def _parts(records: Records) -> Iterator[Records]:
+    if 0 < len(records) <= RECORDS_MAX:
+        yield records
+    else:
+        yield from (records[at : at + RECORDS_MAX] for at in range(0, len(records), RECORDS_MAX))
 
 
 def frames(data: bytes) -> Iterator[memoryview]:
@@ -87,7 +95,7 @@ class _Reader:
         self._old: list[Taken] = []
         self._n = 0  # records in the group
         self.made: list[Records] = []
-        self.behind = first
+        self.behind = 0  # all that was taken; a fetch may begin before `first`, within a batch
         self.size = 0  # in bytes, decompressed
 
     def take(self, batch: Batch) -> None:
@@ -104,6 +112,8 @@ class _Reader:
 
     def take_old(self, frame: memoryview) -> None:
         behind = next_offset(frame)
+        if behind <= self.behind:
+            raise CorruptRecordException(f"a message that says it is at offset {behind - 1}, before it")
         if behind > self._first:
             self._take_old(frame, behind)
         self.behind = behind
@@ -116,7 +126,8 @@ class _Reader:
             return
         if self._group or len(self._old) >= RECORDS_MAX:
             self.make()
-        self._old += [message for message in messages if message.offset >= self._first]
+        first = max(self._first, self.behind)
+        self._old += [message for message in messages if message.offset >= first]
         self.size += len(frame) + sum(len(message.value or b"") for message in messages)
 
     def make(self) -> None:

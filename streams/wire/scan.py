@@ -71,44 +71,33 @@ def scan(
     n, left, ahead = 0, 0, 0
     for r in range(sizes.size):
         value = data[starts[r] : starts[r] + max(0, sizes[r])]
-        before = n
-        n, i = _value(value, n, places, metrics)
+        before, i = n, _past_space(value, 0)
+        is_sweep = byte_at(value, i) == _OPEN_ARRAY
+        if is_sweep:
+            i = _past_space(value, i + 1)
+        while i >= 0:
+            i = _event(value, i, n, places, metrics) if n < metrics.shape[0] else -1
+            if i < 0:
+                break
+            places[ID_START, n] += starts[r]
+            places[ID_END, n] += starts[r]
+            places[RECORD, n], places[ELEMENT, n], places[SEEN, n] = r, n - before, seen[r]
+            n += 1
+            i = _past_space(value, i)
+            if not is_sweep:
+                break
+            if byte_at(value, i) == _CLOSE_ARRAY:
+                i = _past_space(value, i + 1)
+                break
+            i = _past_space(value, i + 1) if byte_at(value, i) == _COMMA else -1
         is_mine[r] = i == value.size and n > before
         if is_mine[r]:
             for k in range(before, n):
-                places[ID_START, k] += starts[r]
-                places[ID_END, k] += starts[r]
-                places[RECORD, k], places[ELEMENT, k], places[SEEN, k] = r, k - before, seen[r]
                 ahead += places[TS, k] - seen[r] > ahead_ms_max
         else:
             n = before
             left += 1
     return n, left, ahead
-
-
-@bounded_inlined
-def _value(
-    value: NDArray[np.uint8], n: int, places: NDArray[np.int64], metrics: NDArray[np.float64]
-) -> tuple[int, int]:
-    """Read an event or a sweep into the columns from `n` on; return the next column, and the place behind it or -1."""
-    i = _past_space(value, 0)
-    is_sweep = byte_at(value, i) == _OPEN_ARRAY
-    if is_sweep:
-        i = _past_space(value, i + 1)
-    while n < metrics.shape[0]:
-        i = _event(value, i, n, places, metrics)
-        if i < 0:
-            return n, -1
-        n += 1
-        i = _past_space(value, i)
-        if not is_sweep:
-            return n, i
-        if byte_at(value, i) == _CLOSE_ARRAY:
-            return n, _past_space(value, i + 1)
-        if byte_at(value, i) != _COMMA:
-            return n, -1
-        i = _past_space(value, i + 1)
-    return n, -1
 
 
 @bounded_inlined

@@ -181,6 +181,14 @@ def test_a_batch_that_is_not_what_was_written_is_refused_with_its_coordinates(at
         read(good + bytes(bad))
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_offsets_that_go_back_within_a_fetch_are_refused(old: bool) -> None:
+    one = old_messages([taken(EVENT)], magic=1) if old else batch_of([taken(EVENT)])
+
+    with pytest.raises(CorruptRecordException, match=r"metrics-3@1: .*before it"):
+        read(one + one)
+
+
 @pytest.mark.parametrize("magic", [0, 1])
 @pytest.mark.parametrize("codec", [0, GZIP, SNAPPY, LZ4])
 def test_messages_of_old_formats_say_what_aiokafka_reads_of_them(magic: int, codec: int) -> None:
