@@ -56,10 +56,10 @@ def test_a_fail_point_that_could_not_fire_is_an_error(fail_at):
 
 
 def test_the_runner_has_every_fail_point_that_is_declared():
-    import streams
+    import streams.group
 
     shell = "".join(
-        Path(streams.__path__[0], name).read_text()
+        Path(streams.group.__path__[0], name).read_text()
         for name in ("outlet.py", "recovery.py", "state_topic.py", "task.py")
     )
 

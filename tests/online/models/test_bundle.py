@@ -141,7 +141,7 @@ def test_nothing_is_unpickled_while_a_bundle_is_loaded(folder, trusted, monkeypa
 
 
 def test_no_module_of_ours_imports_what_unpickles():
-    root = Path(bundle.__file__).parents[1]
+    root = Path(bundle.__file__).parents[2]
     sources = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
     imported = {name.partition(".")[0] for path in sources for name in imports(ast.parse(path.read_bytes()))}
 

@@ -116,7 +116,7 @@ def test_every_fault_class_has_a_rule() -> None:
 def test_a_table_that_is_none_is_refused_with_where_the_form_of_one_is_told(tmp_path) -> None:
     (tmp_path / "bad.json").write_text("{}")
 
-    with pytest.raises(RulesRefused, match=r"bad\.json: .*See the top of streams/rules\.toml"):
+    with pytest.raises(RulesRefused, match=r"bad\.json: .*See the top of streams/features/rules\.toml"):
         load_rules(tmp_path / "bad.json")
 
 
