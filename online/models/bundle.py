@@ -217,7 +217,7 @@ def _place(folder: Path, files: Mapping[str, bytes]) -> Path:
             whole = Path(scratch) / folder.name
             whole.mkdir()
             for name, content in files.items():
-                write_whole(whole / name, content, mode=0o666, replace=False)
+                write_whole(whole / name, content, mode=0o666, replace=True)
             try:
                 whole.rename(folder)
             except OSError:

@@ -39,7 +39,7 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyRefused(f"{path}: not an Ed25519 key. Move it away to have a new one made.")
     try:
-        _write_public_half(key, path.with_name(path.name + ".pub"))
+        _write_public_half(key, path.with_name(path.name + ".pub"), is_new=is_new)
     except OSError as error:
         if is_new:
             raise
@@ -57,13 +57,19 @@ def _create_key(path: Path) -> None:
         write_whole(path, private, mode=0o600, replace=False)
 
 
-def _write_public_half(key: Ed25519PrivateKey, path: Path) -> None:
+def _write_public_half(key: Ed25519PrivateKey, path: Path, *, is_new: bool) -> None:
     if path.exists():
         try:
-            _load_public_key(path)
-            return
+            found = _load_public_key(path)
         except KeyRefused:
             log.warning("%s: holds no key, so it is written anew", path)
+        else:
+            if found == key.public_key():
+                return
+            if not is_new:
+                log.warning("%s: another key's, and left alone: who trusts it refuses what this key signs", path)
+                return
+            log.warning("%s: of a key that was here before, so it is written anew", path)
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )  # fmt: skip

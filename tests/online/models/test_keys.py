@@ -127,3 +127,13 @@ def test_a_fifo_or_a_device_in_the_place_of_a_key_is_refused_at_once(tmp_path):
     for load, path in ((load_trusted_keys, tmp_path), (load_or_create_key, tmp_path / "zero")):
         with pytest.raises(KeyRefused, match="not a regular file"):
             load(path)
+
+
+def test_a_new_key_does_not_keep_the_public_half_of_the_one_before(tmp_path) -> None:
+    path = tmp_path / "signing.key"
+    load_or_create_key(path)
+    path.unlink()
+
+    key = load_or_create_key(path)
+
+    assert load_trusted_keys(tmp_path) == [key.public_key()]
